@@ -1,0 +1,1 @@
+"""Whole jobs composed of the rooms below."""

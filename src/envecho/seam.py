@@ -1,0 +1,195 @@
+"""The Protocols that rooms share: what a world, a policy and an engine must do.
+
+Imports level 0 only, so that every room can import it. The engine's verbs are those of the Tinker API and of OpenEnv
+RFC 007's optimizer; the world's are OpenEnv's `Environment`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envecho.trajectory import Message, Segment
+
+if TYPE_CHECKING:
+    from envecho.losses.batch import WeightedBatch
+
+
+# --- worlds -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What a world answers, as typed segments, so that roles are facts from the start.
+
+    `reward` is None where nothing was graded. `labels` are facts that the world states about this answer.
+    `metadata` is for people and never becomes text: exit status, seconds, counts.
+    """
+
+    segments: tuple[Segment, ...]
+    done: bool = False
+    reward: float | None = None
+    timed_out: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class World(Protocol):
+    """OpenEnv's `Environment` contract, fulfilled structurally: an action is the text of one assistant turn."""
+
+    def reset(self, seed: int | None = None, episode_id: str | None = None, **kwargs: Any) -> Observation:
+        """Start an episode; the observation's segments are the task (and what the system says)."""
+        ...
+
+    def step(self, action: str, timeout_s: float | None = None) -> Observation:
+        """Carry out one action and answer."""
+        ...
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """Episode id, step count and task id of the running episode."""
+        ...
+
+    def close(self) -> None:
+        """End the episode and release everything that it holds; may be called twice."""
+        ...
+
+
+# --- policies -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyTurn:
+    """One action of a policy: the assistant message, and labels for the observation that answers it.
+
+    `observation_labels` is for scripted policies that know what they ask (an explorer knows that its command is a
+    function of text already shown). `finished` says that the policy has nothing more to do.
+    """
+
+    message: Message
+    observation_labels: Mapping[str, str] = field(default_factory=dict)
+    finished: bool = False
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Chooses the next action from the messages so far."""
+
+    def act(self, messages: Sequence[Message]) -> PolicyTurn:
+        """Return the next assistant turn."""
+        ...
+
+
+# --- engines ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamParams:
+    """One AdamW step; `grad_clip_norm` None leaves the gradient as it is."""
+
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    grad_clip_norm: float | None = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How to sample; training samples use top_p 1, top_k 0 and no penalties, so these are not options here."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    seed: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Sampled ids (the stop token included) and their log-probs under the sampling distribution, both `[token]`."""
+
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    stopped: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest:
+    """Token ids `[token]` and a mask `[token]` of the tokens to score (never token 0)."""
+
+    token_ids: NDArray[np.int32]
+    read: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Per token of a request: `logprobs` float32 at T = 1, NaN where not read; `top1` whether it was the argmax."""
+
+    logprobs: NDArray[np.float32]
+    top1: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardBackwardOutput:
+    """Sums over the batch, and per token the log-prob that its term read (`[token]`, NaN where none did).
+
+    `env_logprobs` is at T = 1 at every `env_targets` token; `policy_logprobs` at the batch's temperature.
+    """
+
+    loss: float
+    policy_loss: float
+    env_loss: float
+    policy_logprobs: NDArray[np.float32]
+    env_logprobs: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineCapabilities:
+    """What an engine can do, asked before a run starts."""
+
+    trains: bool
+    samples: bool
+    max_context_tokens: int
+    devices: str
+    compute_dtype: str
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Owns model weights and devices; computes sum(weight * per-token loss), steps, samples and saves."""
+
+    @property
+    def capabilities(self) -> EngineCapabilities:
+        """What this engine can do."""
+        ...
+
+    def forward_backward(self, batch: WeightedBatch) -> ForwardBackwardOutput:
+        """Add the gradient of the batch's loss to what is accumulated since the last step."""
+        ...
+
+    def optim_step(self, params: AdamParams) -> float:
+        """Apply one AdamW step to the accumulated gradient, clear it, and return its norm before clipping."""
+        ...
+
+    def logprobs(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
+        """Score tokens without a gradient, at T = 1."""
+        ...
+
+    def sample(self, prompts: Sequence[NDArray[np.int32]], params: SamplingParams) -> list[Sample]:
+        """Continue each prompt."""
+        ...
+
+    def save_state(self, folder: Path) -> None:
+        """Write model, optimiser and random state into an existing empty folder, as safetensors and JSON."""
+        ...
+
+    def load_state(self, folder: Path) -> None:
+        """Restore what `save_state` wrote, bit for bit."""
+        ...

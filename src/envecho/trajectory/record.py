@@ -1,0 +1,114 @@
+"""The record of one episode: `Trajectory`, made of `Message` and `Segment`.
+
+Everything that a trajectory says was known when it happened; nothing here is derived. Not here: tokens of text that no
+sampler produced (`envecho.tokens`), and what is trained (`envecho.objective`).
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from envecho.trajectory.roles import Source
+
+ChatRole = Literal["system", "user", "assistant", "tool"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StopReason(StrEnum):
+    """Why an episode ended. A failed episode is data: every reason keeps its transcript."""
+
+    COMPLETED = "completed"
+    MAX_TURNS = "max_turns"
+    MAX_TOKENS = "max_tokens"
+    TIMEOUT = "timeout"
+    WORLD_ERROR = "world_error"
+    POLICY_ERROR = "policy_error"
+    UNKNOWN = "unknown"
+
+
+class Segment(_Record):
+    """A run of text with one writer."""
+
+    source: Source
+    text: str
+    tool: str | None = None
+
+
+class ToolCall(_Record):
+    """A structured call; `arguments` is JSON text, as the policy wrote it."""
+
+    name: str
+    arguments: str
+    id: str | None = None
+
+
+class SampledTokens(_Record):
+    """The exact ids that a sampler produced, with their log-probs under the sampling distribution.
+
+    `logprobs` and `temperature` are None where they are unknown. Ids include the end-of-turn token if it was sampled.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None = None
+    temperature: float | None = None
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> SampledTokens:
+        if self.logprobs is not None and len(self.logprobs) != len(self.token_ids):
+            raise ValueError(f"{len(self.token_ids)} token ids but {len(self.logprobs)} log-probs")
+        if self.logprobs is not None and not all(math.isfinite(x) and x <= 1e-6 for x in self.logprobs):
+            raise ValueError("log-probs must be finite and at most 0; use None where they are unknown")
+        return self
+
+
+class Message(_Record):
+    """One turn of the chat; the joined text of its segments is the message's content.
+
+    Example:
+        >>> Message(role="user", segments=(
+        ...     Segment(source=Source.STDOUT, text="2 errors\\n"),
+        ...     Segment(source=Source.STATUS, text="[exit status 1]"),
+        ... )).content
+        '2 errors\\n[exit status 1]'
+
+    `labels` are facts that the world's generator states about this message, such as `{"view": "derivable",
+    "operation": "filter"}`; nobody guesses them afterwards.
+    """
+
+    role: ChatRole
+    segments: tuple[Segment, ...]
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    sampled: SampledTokens | None = None
+    labels: dict[str, str] = {}
+
+    @property
+    def content(self) -> str:
+        """The text that the chat template receives."""
+        return "".join(segment.text for segment in self.segments)
+
+
+class Trajectory(_Record):
+    """One episode: who said what, in order, and what it was worth.
+
+    `task_id` names the task (bootstrap intervals cluster by it); `group_id` the group of rollouts whose rewards are
+    compared; `reward` is None where nobody graded. `tools` are tool schemas as the chat template takes them.
+    """
+
+    id: str
+    task_id: str
+    messages: tuple[Message, ...]
+    group_id: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    reward: float | None = None
+    stop_reason: StopReason = StopReason.UNKNOWN
+    metadata: dict[str, Any] = {}
