@@ -19,20 +19,18 @@ class Document:
     """One text file made of rows of fields.
 
     `delimiter` joins the fields of a row; None marks text without fields (YAML, JSON, a script), whose rows have one
-    field each. `header` is the first line of a table with column names, if it has one.
+    field each.
     """
 
     path: str
     kind: str
     delimiter: str | None
     rows: tuple[tuple[str, ...], ...]
-    header: tuple[str, ...] | None = None
 
     @property
     def lines(self) -> tuple[str, ...]:
         """The file's lines without their newlines."""
-        head = () if self.header is None else (self.header,)
-        return tuple((self.delimiter or "").join(row) for row in (*head, *self.rows))
+        return tuple((self.delimiter or "").join(row) for row in self.rows)
 
     @property
     def text(self) -> str:
@@ -81,31 +79,29 @@ def _minutes(rng: random.Random, count: int) -> list[str]:
 
 
 def _log(rng: random.Random, service: str, ids: list[str]) -> Document:
-    levels = rng.choices(words.LEVELS, weights=(4, 3, 3), k=6)
+    levels = [rng.choice(words.LEVELS) for _ in range(6)]
     levels[rng.randrange(6)] = "ERROR"
     rows = tuple(
-        (time, level, rng.choice(words.COMPONENTS), rng.choice(words.EVENTS), str(rng.randrange(10, 100)))
-        for time, level in zip(_minutes(rng, 6), levels, strict=True)
+        (time, level, rng.choice(words.COMPONENTS)) for time, level in zip(_minutes(rng, 6), levels, strict=True)
     )
     folder = rng.choice(("logs", "log", "var/log", f"{service}/log"))
     return Document(path=f"{folder}/{rng.choice(words.LOG_NAMES)}.log", kind="log", delimiter=" ", rows=rows)
 
 
 def _access(rng: random.Random, service: str, ids: list[str]) -> Document:
-    milliseconds = rng.sample(range(10, 1000), 6)
+    milliseconds = rng.sample(range(10, 100), 6)
     rows = tuple(
-        (rng.choice(words.METHODS), f"/{rng.choice(words.ROUTES)}", rng.choice(words.STATUSES), str(ms))
-        for ms in milliseconds
+        (f"/{route}", rng.choice(words.STATUSES), str(ms))
+        for route, ms in zip(rng.sample(words.ROUTES, 6), milliseconds, strict=True)
     )
     return Document(path=f"{rng.choice(words.WEB_FOLDERS)}/access.txt", kind="access", delimiter=" ", rows=rows)
 
 
 def _orders(rng: random.Random, service: str, ids: list[str]) -> Document:
-    names = rng.sample(words.PEOPLE, 5)
-    amounts = rng.sample(range(10, 1000), 6)
+    names = rng.sample(words.PEOPLE, 4)
+    amounts = rng.sample(range(10, 100), 6)
     rows = tuple((rng.choice(names), rng.choice(words.ITEMS), str(amount)) for amount in amounts)
-    header = ("customer", "item", "total")
-    return Document(path=f"data/{rng.choice(words.TABLES)}.csv", kind="orders", delimiter=",", rows=rows, header=header)
+    return Document(path=f"data/{rng.choice(words.TABLES)}.csv", kind="orders", delimiter=",", rows=rows)
 
 
 def _users(rng: random.Random, service: str, ids: list[str]) -> Document:
@@ -120,10 +116,10 @@ def _owners(rng: random.Random, service: str, ids: list[str]) -> Document:
 
 
 def _services(rng: random.Random, service: str, ids: list[str]) -> Document:
-    others = rng.sample([name for name in words.SERVICES if name != service], 4)
-    rows = [(name, rng.choice(words.STATES), str(rng.randrange(1000, 9999))) for name in (service, *others)]
-    rng.shuffle(rows)
-    return Document(path=f"{rng.choice(words.WEB_FOLDERS)}/ports.txt", kind="services", delimiter=" ", rows=tuple(rows))
+    others = rng.sample([name for name in words.SERVICES if name != service], 5)
+    names = rng.sample([service, *others], 6)
+    rows = tuple((name, rng.choice(words.STATES), str(rng.randrange(10, 100))) for name in names)
+    return Document(path=f"{rng.choice(words.WEB_FOLDERS)}/ports.txt", kind="services", delimiter=" ", rows=rows)
 
 
 def _yaml(rng: random.Random, service: str, ids: list[str]) -> Document:

@@ -16,9 +16,9 @@ from envecho.worlds.terminal.boxes import Box, Document
 from envecho.worlds.terminal.operations import SINGLE, join_command, supports
 
 SHOWN_KINDS = ("log", "access", "orders", "services", "yaml", "conf", "json")
-OPERATION_WEIGHTS = {"slice": 20, "filter": 27, "count": 17, "sort": 20, "field": 22}
+OPERATION_WEIGHTS = {"slice": 26, "filter": 26, "count": 12, "sort": 12, "field": 24}
 JOIN_SHARE = 0.3
-INVALID_SHARE = 0.15
+INVALID_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class PlannedCommand:
 
 
 def plan_episode(
-    box: Box, *, seed: int, num_derivable: int = 5, exclude: Collection[str] = ()
+    box: Box, *, seed: int, num_derivable: int = 8, exclude: Collection[str] = ()
 ) -> tuple[PlannedCommand, ...]:
     """Draw the commands of one episode over `box`; no derivable command is in `exclude`."""
     rng = random.Random(f"envecho-explore-{box.seed}-{seed}")
@@ -52,7 +52,7 @@ def plan_episode(
 
 
 def _derivable(rng: random.Random, shown: tuple[Document, ...]) -> tuple[str, str]:
-    if len(shown) == 2 and rng.random() < 0.6:
+    if len(shown) == 2 and rng.random() < 0.35:
         return "join", join_command(rng, *shown)
     document = rng.choice(shown)
     names = [name for name in SINGLE if supports(name, document)]

@@ -69,11 +69,11 @@ def _first_error(box: Box, rng: random.Random) -> _Draft:
 
 def _slowest_request(box: Box, rng: random.Random) -> _Draft:
     access = box.document("access")
-    slowest = max(access.rows, key=lambda row: int(row[3]))
+    slowest = max(access.rows, key=lambda row: int(row[2]))
     return _Draft(
         instruction=f"Which route in {access.path} took longest (last column, milliseconds)? Answer with the route.",
-        commands=(f"cat {access.path}", f"sort -k4,4nr {access.path} | head -n 1", f"awk '{{print $2}}' {access.path}"),
-        expected=slowest[1],
+        commands=(f"cat {access.path}", f"sort -k3,3nr {access.path} | head -n 1"),
+        expected=slowest[0],
     )
 
 
@@ -87,7 +87,7 @@ def _top_customer(box: Box, rng: random.Random) -> _Draft:
         instruction=f"What is the largest sum of totals of one customer in {orders.path}? Answer with the number.",
         commands=(
             f"cat {orders.path}",
-            f"awk -F, 'NR>1{{s[$1]+=$3}} END{{for(c in s) print s[c]}}' {orders.path} | sort -rn | head -n 1",
+            f"awk -F, '{{s[$1]+=$3}} END{{for(c in s) print s[c]}}' {orders.path} | sort -rn | head -n 1",
         ),
         expected=str(best),
     )
