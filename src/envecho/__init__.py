@@ -1,0 +1,98 @@
+"""envecho: train language-model agents to predict the world that they act in.
+
+The public names, each imported from its room when it is first used: `import envecho` loads nothing else, torch least of
+all. docs/api.md says what each name is. Not here: any code; inside the package, names come from their rooms.
+"""
+
+from typing import TYPE_CHECKING
+
+__all__ = [
+    "ChatTokenizer",
+    "EchoConfig",
+    "EnvechoError",
+    "LocalEngine",
+    "Message",
+    "Role",
+    "RoleSegment",
+    "SampledTokens",
+    "Segment",
+    "SegmentTrajectory",
+    "Source",
+    "StopReason",
+    "TerminalWorld",
+    "TokenizedTrajectory",
+    "ToolCall",
+    "Trajectory",
+    "TrajectoryWriter",
+    "WeightedBatch",
+    "__version__",
+    "compile_batch",
+    "echo_loss",
+    "read_trajectories",
+    "tokenize_segments",
+    "tokenize_trajectory",
+    "write_trajectories",
+]
+
+if TYPE_CHECKING:
+    from envecho.engines.local import LocalEngine
+    from envecho.errors import EnvechoError
+    from envecho.losses import WeightedBatch, echo_loss
+    from envecho.objective import EchoConfig, compile_batch
+    from envecho.tokens import (
+        ChatTokenizer,
+        RoleSegment,
+        SegmentTrajectory,
+        TokenizedTrajectory,
+        tokenize_segments,
+        tokenize_trajectory,
+    )
+    from envecho.trajectory import Message, Role, SampledTokens, Segment, Source, StopReason, ToolCall, Trajectory
+    from envecho.trajectory.store import TrajectoryWriter, read_trajectories, write_trajectories
+    from envecho.worlds.terminal import TerminalWorld
+
+    __version__: str
+else:
+    _HOMES = {
+        "envecho.engines.local": ["LocalEngine"],
+        "envecho.errors": ["EnvechoError"],
+        "envecho.losses": ["WeightedBatch", "echo_loss"],
+        "envecho.objective": ["EchoConfig", "compile_batch"],
+        "envecho.tokens": [
+            "ChatTokenizer",
+            "RoleSegment",
+            "SegmentTrajectory",
+            "TokenizedTrajectory",
+            "tokenize_segments",
+            "tokenize_trajectory",
+        ],
+        "envecho.trajectory": [
+            "Message",
+            "Role",
+            "SampledTokens",
+            "Segment",
+            "Source",
+            "StopReason",
+            "ToolCall",
+            "Trajectory",
+        ],
+        "envecho.trajectory.store": ["TrajectoryWriter", "read_trajectories", "write_trajectories"],
+        "envecho.worlds.terminal": ["TerminalWorld"],
+    }
+
+    def __getattr__(name: str) -> object:
+        import importlib
+        import sys
+
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("envecho")
+        home = next((module for module, names in _HOMES.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module 'envecho' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+        globals()[name] = getattr(importlib.import_module(home), name)
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return __all__
