@@ -178,12 +178,24 @@ class Engine(Protocol):
         """Apply one AdamW step to the accumulated gradient, clear it, and return its norm before clipping."""
         ...
 
+    def discard_gradient(self) -> float:
+        """Drop what is accumulated since the last step, change nothing else, and return its norm."""
+        ...
+
     def logprobs(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
         """Score tokens without a gradient, at T = 1."""
         ...
 
     def sample(self, prompts: Sequence[NDArray[np.int32]], params: SamplingParams) -> list[Sample]:
         """Continue each prompt."""
+        ...
+
+    def save_model(self, folder: Path) -> None:
+        """Write the weights alone into an existing empty folder, in plain Hugging Face layout."""
+        ...
+
+    def load_model(self, folder: Path) -> None:
+        """Take the weights of a folder that `save_model` or `save_state` wrote; the optimiser's state stays."""
         ...
 
     def save_state(self, folder: Path) -> None:

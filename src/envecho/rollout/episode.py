@@ -1,7 +1,7 @@
 """The episode loop: a policy and a world make one `Trajectory`; `collect` runs many side by side.
 
-A timed-out, errored or length-cut episode is data: its transcript is kept, its stop reason says what happened. Not here:
-how a policy chooses, how a world answers, what is trained.
+A timed-out, errored or length-cut episode is data: its transcript is kept, its stop reason says what happened. Not
+here: how a policy chooses, how a world answers, what is trained.
 """
 
 from __future__ import annotations

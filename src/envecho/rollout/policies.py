@@ -43,8 +43,8 @@ class ScriptedPolicy:
 class EnginePolicy:
     """The model acts: one assistant turn is one command, or `answer: ...` at the end.
 
-    Token in, token out: the sampled ids and their log-probs are kept in the message exactly. Each turn draws with its own
-    seed, made from `seed` and the turn's place, so that an episode can be repeated.
+    Token in, token out: the sampled ids and their log-probs are kept in the message exactly. Each turn draws with its
+    own seed, made from `seed` and the turn's place, so that an episode can be repeated.
     """
 
     def __init__(

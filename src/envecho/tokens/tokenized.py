@@ -20,8 +20,8 @@ class TokenizedTrajectory:
     """One branch and window of a trajectory, as the model sees it.
 
     Arrays are `[token]`: `token_ids` int32; `sources` uint8 codes (`SOURCES[code]`); `turns` int32, the index of the
-    message that the token belongs to, -1 for scaffold that belongs to none; `num_bytes` uint16, the UTF-8 bytes that the
-    token stands for; `sampling_logprobs` float32, NaN where no sampler stated one.
+    message that the token belongs to, -1 for scaffold that belongs to none; `num_bytes` uint16, the UTF-8 bytes that
+    the token stands for; `sampling_logprobs` float32, NaN where no sampler stated one.
 
     Tokens before `owned_from` were owned by an earlier branch or window: they are context here and carry no weight,
     so each token of the episode is trained at most once. `context_truncated` says that this window lacks tokens that

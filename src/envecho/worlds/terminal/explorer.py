@@ -16,7 +16,7 @@ from envecho.worlds.terminal.boxes import Box, Document
 from envecho.worlds.terminal.operations import SINGLE, join_command, supports
 
 SHOWN_KINDS = ("log", "access", "orders", "services", "yaml", "conf", "json")
-OPERATION_WEIGHTS = {"slice": 26, "filter": 26, "count": 12, "sort": 12, "field": 24}
+OPERATION_WEIGHTS = {"slice": 26, "filter": 26, "count": 12, "sort": 10, "field": 26}
 JOIN_SHARE = 0.3
 INVALID_SHARE = 0.1
 

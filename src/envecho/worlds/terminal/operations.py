@@ -1,7 +1,7 @@
 """Commands whose output is a function of text that was already shown, by operation.
 
 Six operations: slice, filter, count, sort, field, join. Each function draws one command from a generator; its output
-depends only on the command and on the documents it reads, and `tests/worlds/test_operations.py` proves it by running the
+depends only on the command and on the documents it reads: `tests/worlds/test_operations.py` proves it by running the
 command in a box that holds nothing else. Not here: in which order they are asked (`explorer`).
 """
 
