@@ -1,0 +1,54 @@
+"""`envecho collect`: run episodes in a world and write their trajectories as Parquet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("collect")
+@click.option("--world", default="terminal", show_default=True, help="The world to act in.")
+@click.option(
+    "--sandbox", default="bubblewrap", show_default=True, help="bubblewrap, or unsafe-host: no sandbox at all."
+)
+@click.option("--policy", required=True, help="oracle, explore, or a model: smollm2-135m, a hub name or a folder.")
+@click.option(
+    "--num", "num_episodes", type=click.IntRange(min=1), default=10, show_default=True, help="Episodes to run."
+)
+@click.option(
+    "--split", type=click.Choice(["train", "validation", "new_boxes"]), default="train", show_default=True,
+    help="Which boxes: training never sees those of the other two.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Draws the explorer's commands and samples.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="Sampling temperature of a model.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The .parquet file to write."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def command(out: Path, overwrite: bool, as_json: bool, **options: Any) -> None:
+    """Run episodes in a world and write their trajectories.
+
+    \b
+    envecho collect --policy explore --num 100 --out explore.parquet
+    envecho collect --policy oracle --num 11 --out oracle.parquet
+    envecho collect --policy smollm2-135m --num 8 --out model.parquet
+    """
+    from envecho.errors import ConfigError
+    from envecho.recipes.collect import CollectConfig, collect_to_file
+
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists; pass --overwrite to replace it, or another --out")
+    config = CollectConfig(**options)
+    counts = collect_to_file(config, out)
+    if as_json:
+        click.echo(json.dumps(counts))
+        return
+    click.echo(f"{counts['num_episodes']} episodes, {counts['num_observations']} observations -> {out}")
+    for reason, number in sorted(counts["stop_reasons"].items()):
+        click.echo(f"  {reason:<14}{number}")
+    if counts["mean_reward"] is not None:
+        click.echo(f"  mean reward   {counts['mean_reward']:.2f}")

@@ -1,0 +1,100 @@
+"""Episode jobs in the terminal world: who acts on which box, for `collect` and for the demo.
+
+Not here: running them (`envecho.rollout`), the boxes and what the explorer draws (`envecho.worlds.terminal`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from envecho.rollout import EpisodeJob, ScriptedPolicy
+from envecho.seam import Policy
+from envecho.worlds.sandbox import SandboxName
+from envecho.worlds.terminal import TerminalWorld
+from envecho.worlds.terminal.boxes import Box
+from envecho.worlds.terminal.explorer import PlannedCommand, plan_episode
+from envecho.worlds.terminal.families import TriageTask
+from envecho.worlds.terminal.tasks import split_box, task_for_seed
+
+EXPLORE_INSTRUCTION = "Look around."
+
+
+def explore_job(box: Box, plan: Iterable[PlannedCommand], *, name: str, sandbox: SandboxName) -> EpisodeJob:
+    """Return the job that runs an explorer's plan on a box; its episodes are not graded."""
+    task = TriageTask(
+        id=f"terminal/explore/box-{box.seed}", family="explore", instruction=EXPLORE_INSTRUCTION, box=box, oracle=()
+    )
+    script = [(planned.command, planned.labels) for planned in plan]
+    return EpisodeJob(
+        id=f"{name}/box-{box.seed}",
+        task_id=task.id,
+        seed=box.seed,
+        make_world=lambda: TerminalWorld(lambda _: task, sandbox=sandbox, max_turns=len(script) + 1),
+        make_policy=lambda: ScriptedPolicy(script),
+        metadata={"world": "terminal", "policy": "explore", "box_seed": box.seed},
+    )
+
+
+def explore_jobs(
+    split: str,
+    count: int,
+    *,
+    seed: int = 0,
+    episode: int = 0,
+    num_derivable: int = 8,
+    exclude: Mapping[int, frozenset[str]] | None = None,
+    sandbox: SandboxName = "bubblewrap",
+) -> list[EpisodeJob]:
+    """Return one explorer job for each of the first `count` boxes of a split.
+
+    `episode` numbers the drawing on each box; `exclude` maps box seeds to commands that must not be drawn again.
+    """
+    jobs: list[EpisodeJob] = []
+    for number in range(count):
+        box = split_box(split, number, seed=seed)
+        plan = plan_episode(box, seed=episode, num_derivable=num_derivable, exclude=(exclude or {}).get(box.seed, ()))
+        jobs.append(explore_job(box, plan, name=f"{split}-{episode}", sandbox=sandbox))
+    return jobs
+
+
+def planned_commands(
+    split: str, count: int, *, seed: int = 0, episode: int = 0, num_derivable: int = 8
+) -> dict[int, frozenset[str]]:
+    """Return, by box seed, the derivable commands that `explore_jobs` with these arguments draws."""
+    boxes = [split_box(split, number, seed=seed) for number in range(count)]
+    return {
+        box.seed: frozenset(
+            planned.command
+            for planned in plan_episode(box, seed=episode, num_derivable=num_derivable)
+            if planned.labels.get("view") == "derivable"
+        )
+        for box in boxes
+    }
+
+
+def task_jobs(
+    split: str,
+    count: int,
+    *,
+    policy_name: str,
+    make_policy: Callable[[TriageTask], Policy],
+    sandbox: SandboxName = "bubblewrap",
+) -> list[EpisodeJob]:
+    """Return one job for each of the first `count` tasks of a split; families take turns, each on its own box."""
+    return [
+        _task_job(task_for_seed(seed, split=split), seed, policy_name=policy_name, make=make_policy, sandbox=sandbox)
+        for seed in range(count)
+    ]
+
+
+def _task_job(
+    task: TriageTask, seed: int, *, policy_name: str, make: Callable[[TriageTask], Policy], sandbox: SandboxName
+) -> EpisodeJob:
+    return EpisodeJob(
+        id=f"{policy_name}/{task.id}",
+        task_id=task.id,
+        seed=seed,
+        make_world=lambda: TerminalWorld(lambda _: task, sandbox=sandbox),
+        make_policy=lambda: make(task),
+        metadata={"world": "terminal", "policy": policy_name, "family": task.family, "box_seed": task.box.seed},
+    )
