@@ -55,7 +55,7 @@ class DemoConfig(BaseModel):
 
     model: str = "smollm2-135m"
     seed: int = 0
-    steps: int = Field(default=130, ge=1)
+    steps: int = Field(default=120, ge=1)
     episodes_per_step: int = Field(default=1, ge=1)
     num_validation: int = Field(default=6, ge=1)
     num_held_out: int = Field(default=12, ge=1)
@@ -158,7 +158,7 @@ def _run_config(config: DemoConfig, folder: Path, paths: Mapping[str, Path]) -> 
                 "steps": config.steps,
                 "trajectories_per_step": config.episodes_per_step,
                 "seed": config.seed,
-                "validate_every": max(1, config.steps // 4),
+                "validate_every": -(-config.steps // 3),
                 "checkpoint_every": 0,
             },
         }

@@ -31,7 +31,7 @@ from envecho.seam import Engine
 from envecho.tokens import ChatTokenizer
 
 READOUT_POOL = "new_boxes"
-NUM_SWAPS = 2
+NUM_SWAPS = 1
 
 
 class DemoEvaluation:
