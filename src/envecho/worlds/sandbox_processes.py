@@ -1,0 +1,144 @@
+"""The processes of a sandbox as the host sees them: a table to read and to kill from, and the watchdog over it.
+
+RLIMITs hold per process and do not bind root, and there may be no cgroup to ask; so the host adds up what the
+sandbox's processes use and stops the sandbox when it is too much. Not here: starting a sandbox (`sandbox`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+
+from envecho.worlds.sandbox import WRITABLE_FOLDERS, Limits
+
+_WATCH_SECONDS = 0.1
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessInfo:
+    """One line of the table; `pid` and `parent` as the sandbox counts, `cpu_seconds` with its dead children's."""
+
+    pid: int
+    parent: int
+    start_ticks: int
+    num_threads: int
+    cpu_seconds: float
+    memory_bytes: int
+    is_zombie: bool
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Process id and start time: ids are used again, pairs are not."""
+        return self.pid, self.start_ticks
+
+
+class ProcessTable:
+    """The descendants of one process, read from a /proc that shows them."""
+
+    def __init__(self, proc: str, root_pid: int) -> None:
+        self._proc = os.open(proc, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._root_pid = root_pid
+
+    def processes(self) -> list[ProcessInfo]:
+        """Return the root process and all that descend from it, in the order of their ids."""
+        found = {info.pid: info for name in os.listdir(self._proc) if name.isdigit() and (info := self._info(name))}
+        return [info for info in found.values() if self._descends(info, found)]
+
+    def kill(self, identities: Collection[tuple[int, int]]) -> None:
+        """Send SIGKILL to these processes where they still exist."""
+        for pid, start_ticks in identities:
+            with suppress(OSError):
+                handle = os.open(str(pid), os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._proc)
+                try:
+                    info = self._info(str(pid))
+                    if info is not None and info.start_ticks == start_ticks:
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
+                finally:
+                    os.close(handle)
+
+    def close(self) -> None:
+        """Let go of the sandbox's /proc."""
+        os.close(self._proc)
+
+    def _info(self, pid: str) -> ProcessInfo | None:
+        try:
+            fields = self._read(f"{pid}/stat").rpartition(b")")[2].split()
+            pages = self._read(f"{pid}/statm").split()
+        except OSError:  # it ended while we looked
+            return None
+        return ProcessInfo(
+            pid=int(pid),
+            parent=int(fields[1]),
+            start_ticks=int(fields[19]),
+            num_threads=int(fields[17]),
+            cpu_seconds=sum(map(int, fields[11:15])) / _TICKS,
+            memory_bytes=(int(pages[1]) - int(pages[2])) * _PAGE_BYTES,
+            is_zombie=fields[0] == b"Z" and int(fields[17]) <= 1,
+        )
+
+    def _read(self, path: str) -> bytes:
+        fd = os.open(path, os.O_RDONLY, dir_fd=self._proc)
+        try:
+            return os.read(fd, 4096)
+        finally:
+            os.close(fd)
+
+    def _descends(self, info: ProcessInfo, found: dict[int, ProcessInfo]) -> bool:
+        seen: set[int] = set()
+        while info.pid != self._root_pid:
+            seen.add(info.pid)
+            parent = found.get(info.parent)
+            if parent is None or parent.pid in seen:
+                return False
+            info = parent
+        return True
+
+
+class Watchdog:
+    """A thread that adds up a sandbox's processes and calls `stop` once when a limit is passed.
+
+    `exceeded` then says which limit. Memory is what processes hold for themselves; shared pages and in-memory folders
+    are not counted, the folders have their own size.
+    """
+
+    def __init__(self, table: ProcessTable, limits: Limits, *, root: str, stop: Callable[[], None]) -> None:
+        self.exceeded: str | None = None
+        self._table, self._limits, self._root, self._stop = table, limits, root, stop
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="sandbox-watchdog", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; returns when it no longer touches the table."""
+        self._finished.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._finished.wait(_WATCH_SECONDS):
+            with suppress(OSError):  # the sandbox may end at any moment
+                self.exceeded = self._check()
+            if self.exceeded is not None:
+                self._stop()
+                return
+
+    def _check(self) -> str | None:
+        limits, processes = self._limits, self._table.processes()
+        used = {
+            "bytes of memory": (sum(p.memory_bytes for p in processes), limits.memory_bytes),
+            "processes": (sum(p.num_threads for p in processes), limits.num_processes),
+            "seconds of processor time": (sum(p.cpu_seconds for p in processes), limits.cpu_seconds),
+            "files": (self._num_files(), limits.num_files),
+        }
+        return next((f"more than {limit} {what}" for what, (value, limit) in used.items() if value > limit), None)
+
+    def _num_files(self) -> int:
+        if not self._root:  # the host's own file system is not the sandbox's
+            return 0
+        states = [os.statvfs(f"{self._root}{folder}") for folder in WRITABLE_FOLDERS]
+        return sum(state.f_files - state.f_ffree for state in states)
