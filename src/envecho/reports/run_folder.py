@@ -1,0 +1,71 @@
+"""`RunFolder`: what a report knows of a run, with everything that is missing said rather than assumed.
+
+Not here: what is drawn of it (`page`, `charts`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from envecho.errors import DataError
+from envecho.evaluation.results import Evaluation, read_evaluation
+from envecho.reports.schema import Metrics, Summary, read_metrics, read_summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """The parts of a run folder; None means that the file is not there (yet)."""
+
+    path: Path
+    config: str | None
+    metrics: Metrics | None
+    evaluation: Evaluation | None
+    summary: Summary | None
+    last_checkpoint: str | None
+
+    @property
+    def missing(self) -> list[tuple[str, str]]:
+        """(what is missing, the command that makes it) for each part that is not there."""
+        where = self.path.as_posix()
+        model = f"{where}/checkpoints/{self.last_checkpoint}" if self.last_checkpoint else "CHECKPOINT"
+        train = f"envecho train CONFIG.toml --out {where}"
+        pools = " ".join(f"--data {where}/trajectories/{pool}.parquet" for pool in ("new_boxes", "new_commands"))
+        copiers = f"--train {where}/trajectories/train.parquet"
+        parts = {
+            "metrics.jsonl (the training curve)": (self.metrics, train),
+            "evaluation.json (held-out figures, readouts, coloured tokens)": (
+                self.evaluation,
+                f"envecho eval --model {model} --base BASE {pools} {copiers} --out {where}",
+            ),
+            "summary.json (seed, time, memory)": (self.summary, train),
+            "config.toml (the resolved configuration)": (self.config, train),
+        }
+        return [(name, command) for name, (part, command) in parts.items() if part is None]
+
+
+def read_run_folder(path: Path) -> RunFolder:
+    """Read what there is of a run folder.
+
+    Raises:
+        DataError: the folder does not exist, holds none of a run's files, or one of them cannot be read.
+    """
+    if not path.is_dir():
+        raise DataError("expected a run folder, found none; `envecho train` and `envecho demo` make one", file=path)
+    files = {name: path / name for name in ("config.toml", "metrics.jsonl", "evaluation.json", "summary.json")}
+    if not any(file.is_file() for file in files.values()):
+        raise DataError(f"expected a run folder with at least one of {', '.join(files)}, found none", file=path)
+
+    def there(name: str) -> Path | None:
+        return files[name] if files[name].is_file() else None
+
+    config, metrics, evaluation, summary = (there(name) for name in files)
+    checkpoints = sorted(entry.name for entry in path.glob("checkpoints/step-*") if entry.is_dir())
+    return RunFolder(
+        path=path,
+        config=config.read_text(encoding="utf-8", errors="replace") if config else None,
+        metrics=read_metrics(metrics) if metrics else None,
+        evaluation=read_evaluation(evaluation) if evaluation else None,
+        summary=read_summary(summary) if summary else None,
+        last_checkpoint=checkpoints[-1] if checkpoints else None,
+    )

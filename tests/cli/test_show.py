@@ -1,0 +1,152 @@
+"""`envecho show`: lists and shows trajectories, with and without a model, and never lets tool output act."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from envecho.cli.show import command
+from envecho.errors import DataError
+from envecho.trajectory import Message, Role, Segment, Source, StopReason, Trajectory
+from envecho.trajectory.store import write_trajectories
+
+OUTPUT = "\x1b[2J3 errors\n<script>alert(1)</script>\n"
+
+
+def episode(number: int) -> Trajectory:
+    return Trajectory(
+        id=f"episode-{number}",
+        task_id=f"task-{number}\x1b[31m",
+        messages=(
+            Message(role="system", segments=(Segment(source=Source.SYSTEM, text="You are at a shell."),)),
+            Message(role="user", segments=(Segment(source=Source.TASK, text="Count the errors."),)),
+            Message(role="assistant", segments=(Segment(source=Source.POLICY, text="grep -c ERROR log"),)),
+            Message(
+                role="user",
+                segments=(
+                    Segment(source=Source.STDOUT, text=OUTPUT),
+                    Segment(source=Source.STATUS, text="[exit status 0]"),
+                ),
+            ),
+        ),
+        reward=None if number == 0 else 1.0,
+        stop_reason=StopReason.COMPLETED,
+    )
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "episodes.parquet"
+    write_trajectories(path, [episode(number) for number in range(3)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny_model(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of one narrow layer with SmolLM2's real tokenizer and template."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny")
+    for source in smollm2_dir.iterdir():
+        if source.suffix in (".json", ".jinja", ".txt") and source.name not in ("config.json",):
+            shutil.copy(source, folder)
+    vocab = json.loads((smollm2_dir / "config.json").read_text())["vocab_size"]
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def show(*args: object) -> Result:
+    return CliRunner().invoke(command, [str(arg) for arg in args], catch_exceptions=False)
+
+
+def test_a_file_is_listed_with_what_each_trajectory_is(file: Path):
+    """Catches a list that drops a trajectory, its reward or its stop reason, or counts roles wrongly."""
+    rows = json.loads(show(file, "--json").stdout)
+    assert [row["id"] for row in rows] == ["episode-0", "episode-1", "episode-2"]
+    assert rows[0]["reward"] is None
+    assert rows[1] | {"id": "", "task_id": "", "index": 0} == {
+        "index": 0, "id": "", "task_id": "", "turns": 4, "reward": 1.0, "stop_reason": "completed",
+        "characters": {"context": 36, "warning": 15, "env_output": len(OUTPUT), "action": 17},
+    }  # fmt: skip
+
+
+def test_the_list_for_people_shows_no_escape_of_the_file(file: Path):
+    """Catches an id or task that moves the reader's cursor."""
+    out = show(file).stdout
+    assert "\x1b" not in out
+    assert "episode-2" in out
+
+
+def test_one_trajectory_is_shown_by_segments_without_a_model(file: Path):
+    """Catches text that is lost, or tool output that reaches the terminal as commands."""
+    out = show(file, "--index", 1).stdout
+    assert "\x1b" not in out
+    assert "␛[2J3 errors\n<script>alert(1)</script>\n[exit status 0]" in out
+    assert "turn 3 · stdout, status" in out
+    for role in Role:
+        assert role.value in out
+
+
+def test_an_index_beyond_the_file_says_how_many_there_are(file: Path):
+    """Catches a traceback, or the last trajectory in place of the one that was asked for."""
+    with pytest.raises(DataError, match="index 3, found 3"):
+        show(file, "--index", 3)
+
+
+def test_losses_without_a_model_are_a_usage_error(file: Path):
+    """Catches a request for losses that is silently not fulfilled."""
+    result = show(file, "--index", 0, "--losses")
+    assert result.exit_code == 2
+    assert "--losses needs --model" in result.stderr
+    assert show(file, "--model", "x", "--losses").exit_code == 2
+
+
+def test_a_page_holds_the_first_trajectories_and_says_so(tmp_path: Path):
+    """Catches a page of a whole data set, or one that leaves trajectories out without a word."""
+    path = tmp_path / "many.parquet"
+    write_trajectories(path, [episode(number) for number in range(14)])
+    result = show(path, "--html", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert result.stdout.strip() == str(tmp_path / "page.html")
+    assert "first 12 trajectories" in result.stderr
+    assert "episode-11" in page
+    assert "episode-12" not in page
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_a_model_shows_tokens_with_roles_and_weights(file: Path, tiny_model: Path):
+    """Catches tokens that do not spell the text, roles on the wrong tokens, or weight on text that is not trained."""
+    (view,) = json.loads(show(file, "--index", 0, "--model", tiny_model, "--json").stdout)["views"]
+    output = "".join(token["text"] for token in view["tokens"] if token["source"] == "stdout")
+    assert output == OUTPUT
+    trained = {t["source"] for t, weight in zip(view["tokens"], view["env_weights"], strict=True) if weight > 0}
+    assert trained == {"stdout"}
+    assert view["by_role"]["env_output"] == sum(weight > 0 for weight in view["env_weights"])
+
+
+def test_a_model_lists_tokens_per_role(file: Path, tiny_model: Path):
+    """Catches a list whose token counts are those of characters, or count a shared prefix twice."""
+    rows = json.loads(show(file, "--model", tiny_model, "--json").stdout)
+    view = json.loads(show(file, "--index", 0, "--model", tiny_model, "--json").stdout)["views"][0]
+    assert rows[0]["tokens"] == view["by_role"]
+
+
+def test_losses_shade_every_token_but_the_first(file: Path, tiny_model: Path, tmp_path: Path):
+    """Catches losses of the wrong sign, scale or place: an untrained model is near ln(vocabulary) everywhere."""
+    out = json.loads(show(file, "--index", 0, "--model", tiny_model, "--losses", "--json").stdout)
+    values = [token["nll"]["model"] for token in out["views"][0]["tokens"]]
+    assert values[0] is None
+    assert all(value == pytest.approx(10.8, abs=0.5) for value in values[1:])
+    show(file, "--index", 0, "--model", tiny_model, "--losses", "--html", tmp_path / "page.html")
+    assert "model 10." in (tmp_path / "page.html").read_text()
