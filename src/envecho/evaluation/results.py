@@ -1,0 +1,201 @@
+"""`Evaluation`: what `evaluation.json` holds, as frozen models that reject unknown keys.
+
+Not here: computing any of these numbers (`pool`, `swap`, `readouts`), and drawing them (`envecho.reports`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from envecho.errors import DataError
+from envecho.tokens.view import TokenView
+
+FORMAT: Final = "envecho.evaluation"
+VERSION: Final = 1
+
+Predictor = Literal["base", "trained", "ngram", "ppm"]
+BaselineName = Literal["ngram", "ppm"]
+
+BASELINES: Final[tuple[BaselineName, ...]] = ("ngram", "ppm")
+"""The copy baselines among the predictors (`envecho.evaluation.baselines`)."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Stat(_Record):
+    """A figure over tokens with its 95 % bootstrap interval over tasks.
+
+    `num_tokens` are the tokens that it is over, `num_tasks` the tasks that have such tokens; `low` and `high` are None
+    where fewer than two tasks have them.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    num_tokens: int
+    num_tasks: int
+
+
+class OperationResult(_Record):
+    """One operation's derivable tokens: nats per token, top-1 accuracy, and their share of all derivable tokens."""
+
+    ce: Stat
+    top1_accuracy: Stat
+    share: float
+
+
+class SwapCounts(_Record):
+    """What the action-swap gap is over, in derivable observations that printed something.
+
+    `num_without_candidate` had no other command to stand in, `num_unaligned` other tokens behind another command: both
+    are left out. `num_draws` counts the swapped commands that were scored.
+    """
+
+    num_observations: int
+    num_without_candidate: int
+    num_unaligned: int
+    num_draws: int
+
+
+class PredictorResult(_Record):
+    """What one predictor reached on one held-out pool, at T = 1; None where the pool has no such token.
+
+    `ce_per_token`, `ce_per_byte` (nats) and `top1_accuracy` are over all environment tokens; `ce_first_view`,
+    `ce_derivable` and `by_operation` over the standard output of observations with that label; `action_swap_gap` over
+    derivable tokens (`envecho.evaluation.swap`), None for predictors that do not read the command.
+    """
+
+    ce_per_token: Stat | None
+    ce_per_byte: Stat | None
+    ce_first_view: Stat | None
+    ce_derivable: Stat | None
+    top1_accuracy: Stat | None
+    action_swap_gap: Stat | None
+    num_tokens: int
+    by_source: dict[str, Stat]
+    by_operation: dict[str, OperationResult]
+    swap_counts: SwapCounts | None = None
+
+    def measures(self) -> dict[str, float | int | None]:
+        """Return the values alone, under the names that `summary.json` uses for one predictor on one pool."""
+        names = (
+            "ce_per_token",
+            "ce_per_byte",
+            "ce_first_view",
+            "ce_derivable",
+            "top1_accuracy",
+            "action_swap_gap",
+        )
+        stats = {name: getattr(self, name) for name in names}
+        values = {name: None if stat is None else stat.value for name, stat in stats.items()}
+        return {**values, "num_tokens": self.num_tokens}
+
+
+class ReadoutPrediction(_Record):
+    """One predictor's answer to one command.
+
+    `text` is its own greedy continuation. `teacher_forced` is the true output with every token that was not its first
+    choice, given the true tokens before it, replaced by `□`; `ce_per_token` (nats) and `top1_accuracy` are of the same
+    pass. `exact_match`: the continuation, read for the true length, is the true output.
+    """
+
+    text: str
+    teacher_forced: str
+    ce_per_token: float
+    top1_accuracy: float
+    exact_match: bool
+
+
+class Readout(_Record):
+    """One held-out command, what the world answered, and what each predictor expected."""
+
+    pool: str
+    trajectory_id: str
+    turn: int
+    command: str
+    view: str
+    operation: str | None
+    actual: str
+    predictions: dict[Predictor, ReadoutPrediction]
+
+
+class Comparison(_Record):
+    """Two predictors on the same tokens of a pool: `difference` and `ratio` of their nats per token.
+
+    `difference` is predictor minus reference, `ratio` predictor over reference; both intervals draw the same tasks for
+    both predictors. `tokens` says over which: the derivable ones, or all environment tokens.
+    """
+
+    pool: str
+    predictor: Predictor
+    reference: Predictor
+    tokens: Literal["derivable", "all"]
+    difference: Stat
+    ratio: Stat
+
+
+class Evaluation(_Record):
+    """`evaluation.json`: results per pool and predictor, comparisons, readouts, and coloured trajectories."""
+
+    format: Literal["envecho.evaluation"] = FORMAT
+    version: Literal[1] = VERSION
+    pools: dict[str, dict[Predictor, PredictorResult]]
+    readouts: tuple[Readout, ...] = ()
+    token_views: tuple[TokenView, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+
+
+def best_baseline(results: Mapping[Predictor, PredictorResult]) -> BaselineName:
+    """Return which copy baseline has the lower cross-entropy on derivable tokens (on all tokens where there are none).
+
+    Raises:
+        DataError: neither `ngram` nor `ppm` is among the results.
+    """
+    found: list[BaselineName] = [name for name in BASELINES if name in results]
+    if not found:
+        raise DataError("expected results of a copy baseline, found none; give training data to evaluate them")
+    return min(found, key=lambda name: _cost(results[name]))
+
+
+def _cost(result: PredictorResult) -> float:
+    stat = result.ce_derivable or result.ce_per_token
+    return float("inf") if stat is None else stat.value
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Write `evaluation.json`; the file appears under its name only when it is whole."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(evaluation.model_dump_json(indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read `evaluation.json`.
+
+    Raises:
+        DataError: the file is no JSON, has another format or version, or a key that this version does not know.
+    """
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"expected JSON of format {FORMAT}, found none: {error}", file=path) from error
+    found = (data.get("format"), data.get("version")) if isinstance(data, dict) else (type(data).__name__, None)
+    if found != (FORMAT, VERSION):
+        raise DataError(f"expected format {FORMAT!r} version {VERSION}, found {found[0]!r} {found[1]!r}", file=path)
+    try:
+        return Evaluation.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"this is not {FORMAT} version {VERSION}: {where}: {first['msg']}", file=path) from error
