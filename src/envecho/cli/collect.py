@@ -12,8 +12,9 @@ import click
 @click.command("collect")
 @click.option("--world", default="terminal", show_default=True, help="The world to act in.")
 @click.option(
-    "--sandbox", default="bubblewrap", show_default=True, help="bubblewrap, or unsafe-host: no sandbox at all."
-)
+    "--sandbox", type=click.Choice(["bubblewrap", "unsafe-host"]), default="bubblewrap", show_default=True,
+    help="unsafe-host runs commands on this machine, with no sandbox at all.",
+)  # fmt: skip
 @click.option("--policy", required=True, help="oracle, explore, or a model: smollm2-135m, a hub name or a folder.")
 @click.option(
     "--num", "num_episodes", type=click.IntRange(min=1), default=10, show_default=True, help="Episodes to run."
@@ -23,7 +24,10 @@ import click
     help="Which boxes: training never sees those of the other two.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the explorer's commands and samples.")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="Sampling temperature of a model.")
+@click.option(
+    "--temperature", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+    help="Sampling temperature of a model.",
+)  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The .parquet file to write."
 )

@@ -19,6 +19,7 @@ from envecho.evaluation import (
     best_baseline,
     build_readouts,
     choose_observations,
+    compare_predictors,
     evaluate_baselines,
     evaluate_pool,
     fit_baselines,
@@ -79,6 +80,11 @@ class DemoEvaluation:
             },
             readouts=tuple(self._build_readouts()),
             token_views=tuple(views),
+            comparisons=tuple(
+                comparison
+                for pool, results in self._results.items()
+                for comparison in compare_predictors(pool, results, seed=self._seed)
+            ),
         )
 
     def _build_readouts(self) -> list[Readout]:
