@@ -21,33 +21,10 @@ from envecho.trajectory.store import read_trajectories
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory, smollm2_tokenizer: Any) -> Path:
-    """A random Llama of few weights behind SmolLM2's real tokenizer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(smollm2_tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-    )
-    folder = tmp_path_factory.mktemp("tiny-model")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    smollm2_tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def demo_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def demo_run(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """One short demo run on the tiny model."""
     out = tmp_path_factory.mktemp("demo") / "run"
-    return out, run_demo(DemoConfig.short(seed=0, model=str(tiny_model)), out)
+    return out, run_demo(DemoConfig.short(seed=0, model=str(tiny_dir)), out)
 
 
 def test_the_run_folder_holds_what_the_design_names(demo_run: tuple[Path, dict[str, Any]]):
@@ -85,12 +62,12 @@ def test_the_evaluation_reads_back_with_readouts_before_and_after(demo_run: tupl
     assert evaluation.token_views
 
 
-def test_a_run_folder_in_use_is_not_touched(demo_run: tuple[Path, dict[str, Any]], tiny_model: Path):
+def test_a_run_folder_in_use_is_not_touched(demo_run: tuple[Path, dict[str, Any]], tiny_dir: Path):
     """Catches a second `make demo` that silently deletes the first one's result."""
     out, _ = demo_run
     before = (out / "summary.json").read_bytes()
     with pytest.raises(ConfigError, match="--overwrite"):
-        run_demo(DemoConfig.short(seed=1, model=str(tiny_model)), out)
+        run_demo(DemoConfig.short(seed=1, model=str(tiny_dir)), out)
     assert (out / "summary.json").read_bytes() == before
 
 
