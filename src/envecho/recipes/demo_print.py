@@ -37,8 +37,8 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
             table.add_row(title, *cells)
         console.print(table)
     console.print(
-        "Derivable: output that earlier output of the same episode determines. Swap gap: what putting another command\n"
-        "in place of the true one costs; a model that knows only the harness's phrases has none."
+        "Derivable: output that earlier output of the same episode determines. Swap gap: what another command in place "
+        "of the true one costs; a model that knows only the harness's phrases has none."
     )
     minutes, gigabytes = summary["wall_seconds"] / 60, summary["peak_memory_bytes"] / 1e9
     console.print(f"{minutes:.1f} minutes, {gigabytes:.1f} GB of memory at the peak")
