@@ -178,10 +178,6 @@ class Engine(Protocol):
         """Apply one AdamW step to the accumulated gradient, clear it, and return its norm before clipping."""
         ...
 
-    def discard_gradient(self) -> float:
-        """Drop what is accumulated since the last step, change nothing else, and return its norm."""
-        ...
-
     def logprobs(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
         """Score tokens without a gradient, at T = 1."""
         ...

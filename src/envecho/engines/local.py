@@ -1,0 +1,253 @@
+"""`LocalEngine`: any transformers causal language model on this machine's CPU or GPU, behind the optimizer seam.
+
+    batch -> micro-batches -> body -> batch_loss -> backward    (gradients add up in full precision)
+    optim_step: clip, fused AdamW, publish the masters to the working copy
+
+The network runs without dropout, so training, scoring and sampling see the same distribution and nothing here is
+random but the draws of `sample`. Not here: what a token is worth (`envecho.objective`), and when to step or save
+(`envecho.training`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from envecho.engines import state
+from envecho.engines.micro_batches import pad_rows, split_batch, take, weight_mask
+from envecho.engines.model import load_causal_model, refuse_dropout
+from envecho.engines.precision import (
+    ComputeDtype,
+    MasterWeights,
+    Trainable,
+    choose_compute_dtype,
+    choose_device,
+    freeze_all_but,
+)
+from envecho.engines.pretrained import resolve_model
+from envecho.engines.sampling import draw_samples
+from envecho.engines.scoring import score
+from envecho.errors import EngineError
+from envecho.losses import WeightedBatch, batch_loss
+from envecho.seam import (
+    AdamParams,
+    EngineCapabilities,
+    ForwardBackwardOutput,
+    Sample,
+    SamplingParams,
+    ScoreRequest,
+    Scores,
+)
+
+# Logits of one chunk of positions: 32 MB in float32 on a CPU, 1 GB on a GPU.
+_CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}
+_COUNTERS = ("seed", "num_optim_steps")
+
+
+@final
+class LocalEngine:
+    """A model on one local device; fulfils `envecho.seam.Engine`.
+
+    Args:
+        model: name or folder, as `resolve_model` takes it.
+        device: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda`, `cuda:1`.
+        compute_dtype: `auto`, `float32`, `bfloat16`, or `float64` for proofs. When computing in bfloat16, weights and
+            optimiser stay in float32.
+        tokens_per_micro_batch: padded tokens per forward pass; memory grows with it, results do not depend on it.
+        seed: mixed into the seed of every draw.
+        gradient_checkpointing: compute activations again in the backward pass: about half the memory, 4/3 the time.
+        trains: False keeps no gradients, optimiser or masters.
+        trainable: which parameters are trained: `all`, or `attention` (with normalisation layers).
+
+    Raises:
+        EngineError: the model cannot be found, loaded, or taken apart.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        compute_dtype: ComputeDtype = "auto",
+        tokens_per_micro_batch: int = 1024,
+        seed: int = 0,
+        gradient_checkpointing: bool = False,
+        trains: bool = True,
+        trainable: Trainable = "all",
+    ) -> None:
+        if tokens_per_micro_batch < 1:
+            raise EngineError(f"tokens_per_micro_batch is {tokens_per_micro_batch}, expected at least 1")
+        place = choose_device(device)
+        dtype = choose_compute_dtype(compute_dtype, place)
+        load_dtype = torch.float32 if trains and dtype == torch.bfloat16 else dtype
+        self._model = load_causal_model(resolve_model(model), dtype=load_dtype, device=place)
+        self._dtype = dtype
+        self._max_tokens = tokens_per_micro_batch
+        self._chunk_size = max(64, _CHUNK_LOGITS.get(place.type, 2**23) // self._model.head_weight.shape[0])
+        self._counters = {"seed": seed, "num_optim_steps": 0}
+        self.shares_prefixes = self._model.sees_all
+        self._optimizer: torch.optim.AdamW | None = None
+        if trains:
+            freeze_all_but(self._model.network, trainable)
+            self._masters = MasterWeights(self._model.network, dtype)
+            self._optimizer = torch.optim.AdamW(list(self._masters.trained.values()), fused=True)
+        else:
+            self._model.network.requires_grad_(False)
+        if gradient_checkpointing:
+            refuse_dropout(self._model.network)
+            with warnings.catch_warnings():
+                # Its new name exists in recent releases alone; this one works in all from 5.2 up to 6.
+                warnings.simplefilter("ignore", FutureWarning)
+                self._model.network.gradient_checkpointing_enable({"use_reentrant": False})
+            # transformers recomputes in training mode alone; without dropout that mode changes nothing else.
+            self._model.network.train()
+
+    @property
+    def capabilities(self) -> EngineCapabilities:
+        """What this engine can do."""
+        return EngineCapabilities(
+            trains=self._optimizer is not None,
+            samples=True,
+            max_context_tokens=self._model.max_context_tokens,
+            devices=str(self._model.device),
+            compute_dtype=str(self._dtype).removeprefix("torch."),
+        )
+
+    def forward_backward(self, batch: WeightedBatch) -> ForwardBackwardOutput:
+        """Add the gradient of `sum(weight * per-token loss)` to what is accumulated, micro-batch by micro-batch.
+
+        A micro-batch in which no token has a weight is run without a gradient, for its log-probs alone, and one that
+        nothing reads is left out.
+
+        Raises:
+            EngineError: the engine was made with trains=False, or a sequence is longer than the model's context.
+        """
+        self._require_training()
+        longest = int(batch.positions.max()) + 1 if len(batch.positions) else 0
+        if longest > self._model.max_context_tokens:
+            raise EngineError(
+                f"a sequence has {longest} tokens, the model's context {self._model.max_context_tokens}; tokenise with"
+                " max_tokens so that long trajectories become windows"
+            )
+        totals = np.zeros(3, dtype=np.float64)
+        policy_logprobs = np.full(len(batch.token_ids), np.nan, dtype=np.float32)
+        env_logprobs = np.full(len(batch.token_ids), np.nan, dtype=np.float32)
+        for micro in split_batch(batch, self._max_tokens):
+            part = take(batch, micro.tokens, self._model.device)
+            has_weight = bool(weight_mask(part).any())
+            if not has_weight and not bool(part.env_targets.any()):
+                continue
+            with torch.set_grad_enabled(has_weight):
+                rows, mask = pad_rows(part.token_ids, micro.lengths)
+                out = batch_loss(
+                    self._model.hidden(rows)[mask],
+                    self._model.head_weight,
+                    part,
+                    head_bias=self._model.head_bias,
+                    softcap=self._model.softcap,
+                    chunk_size=self._chunk_size,
+                )
+                if out.loss.requires_grad:
+                    out.loss.backward()
+            totals += [float(out.loss.detach()), float(out.policy_loss), float(out.env_loss)]
+            policy_logprobs[micro.tokens.numpy()] = out.policy_logprobs.float().cpu().numpy()
+            env_logprobs[micro.tokens.numpy()] = out.env_logprobs.float().cpu().numpy()
+        return ForwardBackwardOutput(
+            loss=float(totals[0]),
+            policy_loss=float(totals[1]),
+            env_loss=float(totals[2]),
+            policy_logprobs=policy_logprobs,
+            env_logprobs=env_logprobs,
+        )
+
+    def optim_step(self, params: AdamParams) -> float:
+        """Clip the accumulated gradient, apply one AdamW step, clear, and return the norm before clipping.
+
+        Weight decay applies to every parameter. Where nothing has been accumulated, nothing changes and 0 is returned.
+
+        Raises:
+            EngineError: the gradient holds NaN or infinity; weights are left as they are and the gradient is cleared.
+        """
+        optimizer = self._require_training()
+        gradients = self._masters.gradients()
+        if not gradients:
+            return 0.0
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not bool(torch.isfinite(norm)):
+            optimizer.zero_grad(set_to_none=True)
+            raise EngineError(
+                f"the gradient norm is {float(norm)}; the step was not applied. Lower the learning rate, or resume from"
+                " the last checkpoint"
+            )
+        if params.grad_clip_norm is not None and float(norm) > params.grad_clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(self._masters.trained.values(), params.grad_clip_norm, norm)
+        for group in optimizer.param_groups:
+            group["lr"] = params.learning_rate
+            group["betas"] = (params.beta1, params.beta2)
+            group["eps"] = params.eps
+            group["weight_decay"] = params.weight_decay
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self._masters.publish()
+        self._counters["num_optim_steps"] += 1
+        return float(norm)
+
+    def logprobs(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
+        """Score tokens at T = 1 without a gradient; requests with a common beginning compute it once.
+
+        Set `shares_prefixes` to False to score every request by itself; the results agree within rounding.
+        """
+        return score(
+            self._model,
+            requests,
+            max_tokens=self._max_tokens,
+            chunk_size=self._chunk_size,
+            share=self.shares_prefixes,
+        )
+
+    def sample(self, prompts: Sequence[NDArray[np.int32]], params: SamplingParams) -> list[Sample]:
+        """Continue each prompt; see `envecho.engines.sampling.draw_samples`."""
+        return draw_samples(self._model, prompts, params, seed=self._counters["seed"], max_tokens=self._max_tokens)
+
+    def save_model(self, folder: Path) -> None:
+        """Write the model alone, as a plain Hugging Face folder, without the optimiser."""
+        self._require_training()
+        state.save_model(self._model, self._masters, folder)
+
+    def load_model(self, folder: Path) -> None:
+        """Take the weights of a model folder of the same architecture; the optimiser's state stays as it is."""
+        self._require_training()
+        state.load_model(self._masters, folder)
+
+    def save_state(self, folder: Path) -> None:
+        """Write model, optimiser, seed and counters into an existing empty folder, as safetensors and JSON.
+
+        Raises:
+            EngineError: a gradient is accumulated that no step has used; it would be lost.
+        """
+        optimizer = self._require_training()
+        if self._masters.gradients():
+            raise EngineError("save_state after forward_backward and before optim_step would lose the gradient")
+        state.save_model(self._model, self._masters, folder)
+        state.save_optimizer(optimizer, self._masters.trained, folder)
+        state.save_counters(self._counters, folder)
+
+    def load_state(self, folder: Path) -> None:
+        """Restore what `save_state` wrote, bit for bit; an accumulated gradient is dropped."""
+        optimizer = self._require_training()
+        counters = state.load_counters(_COUNTERS, folder)
+        state.load_model(self._masters, folder)
+        optimizer.zero_grad(set_to_none=True)
+        state.load_optimizer(optimizer, self._masters.trained, folder)
+        self._counters = counters
+
+    def _require_training(self) -> torch.optim.AdamW:
+        if self._optimizer is None:
+            raise EngineError("this engine was made with trains=False; it can score and sample alone")
+        return self._optimizer

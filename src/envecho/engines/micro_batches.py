@@ -1,0 +1,100 @@
+"""Cut a batch into parts that fit in memory, and lay sequences out as padded rows.
+
+Rows are padded on the right: under causal attention no real token sees what follows it, so no mask is needed and the
+fast attention kernels stay available. Not here: the model, and any loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from envecho.losses import WeightedBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Some sequences of a batch: `tokens` `[token]` are places in the whole batch, `lengths` one per row."""
+
+    tokens: Tensor
+    lengths: list[int]
+
+
+def plan_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Group rows so that rows times the longest of them is at most `max_tokens`; a longer row stands alone.
+
+    Longest first, neighbours in length together, as few groups as that allows, and among those the flattest: equal
+    groups have the lowest peak of memory.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    if not order:
+        return []
+    num_groups = len(_cut(order, lengths, max_tokens))
+    low, high = 1, max_tokens
+    while low < high:
+        middle = (low + high) // 2
+        if len(_cut(order, lengths, middle)) <= num_groups:
+            high = middle
+        else:
+            low = middle + 1
+    return _cut(order, lengths, high)
+
+
+def _cut(order: list[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    groups: list[list[int]] = []
+    for row in order:
+        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= max_tokens:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def split_batch(batch: WeightedBatch, max_tokens: int) -> list[MicroBatch]:
+    """Return the micro-batches of a batch.
+
+    The split depends on the lengths alone, never on what is read: otherwise logging the environment at weight 0 would
+    change the shapes of the products, and with them the last bits of the policy's gradient.
+    """
+    starts = torch.nonzero(batch.positions == 0).flatten().tolist()
+    stops = [*starts[1:], len(batch.token_ids)]
+    lengths = [stop - start for start, stop in zip(starts, stops, strict=True)]
+    return [
+        MicroBatch(
+            tokens=torch.cat([torch.arange(starts[row], stops[row]) for row in group]),
+            lengths=[lengths[row] for row in group],
+        )
+        for group in plan_rows(lengths, max_tokens)
+    ]
+
+
+def weight_mask(batch: WeightedBatch) -> Tensor:
+    """Mask `[token]` of the tokens that some term of the loss weighs."""
+    weights = (batch.policy_weights, batch.env_weights, batch.kl_weights, batch.entropy_weights)
+    return torch.stack([weight != 0 for weight in weights]).any(dim=0)
+
+
+def take(batch: WeightedBatch, tokens: Tensor, device: torch.device) -> WeightedBatch:
+    """Return the part of a batch at `tokens` `[token]`, on a device, its sequences renumbered from 0."""
+    part: dict[str, Tensor | None] = {}
+    for name in batch.token_fields():
+        value = getattr(batch, name)
+        part[name] = None if value is None else value[tokens].to(device)
+    part["sequence_index"] = (part["positions"] == 0).cumsum(0) - 1  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    return dataclasses.replace(batch, **part)  # pyright: ignore[reportArgumentType]
+
+
+def pad_rows(token_ids: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Lay flat ids `[token]` out as rows `[row, longest]`, padded with 0, with the mask `[row, longest]` of real ones.
+
+    `rows[mask]` gives the flat ids back, in order.
+    """
+    sizes = torch.tensor(lengths, device=token_ids.device)
+    mask = torch.arange(max(lengths), device=token_ids.device)[None, :] < sizes[:, None]
+    rows = torch.zeros(mask.shape, dtype=token_ids.dtype, device=token_ids.device)
+    rows[mask] = token_ids
+    return rows, mask

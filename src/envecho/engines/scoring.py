@@ -1,0 +1,186 @@
+"""Score tokens without a gradient; requests that share a beginning share its computation.
+
+Requests are laid out as trees of tokens: the shared prefix stands once in a row, every continuation after it. A token
+sees its ancestors alone, through an attention mask, at the position that it had in its request. That is exact, and
+world-model evaluation scores the same history with several last turns. Not here: what a score means
+(`envecho.evaluation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envecho.engines.micro_batches import plan_rows
+from envecho.engines.model import CausalModel
+from envecho.errors import EngineError
+from envecho.losses import read_logprobs
+from envecho.seam import ScoreRequest, Scores
+
+_MIN_SHARED_TOKENS = 16
+_MIN_SHARED_FRACTION = 0.25
+
+
+@dataclass(kw_only=True)
+class TokenTree:
+    """Requests in one row: `token_ids`, `parents` (-1 for a root) and `depths` are `[place]`.
+
+    `paths[i]` are the places `[token]` of the i-th request of this tree, `members[i]` its number among all requests.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    paths: list[NDArray[np.int64]] = field(default_factory=list)
+    members: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def shared_prefix(self, token_ids: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the places of the longest beginning of `token_ids` that the tree holds already."""
+        row = np.array(self.token_ids, dtype=np.int64)
+        best = np.zeros(0, dtype=np.int64)
+        for path in self.paths:
+            n = min(len(path), len(token_ids))
+            differs = np.flatnonzero(row[path[:n]] != token_ids[:n])
+            length = int(differs[0]) if len(differs) else n
+            if length > len(best):
+                best = path[:length]
+        return best
+
+    def add(self, member: int, token_ids: NDArray[np.int32], shared: NDArray[np.int64]) -> None:
+        """Append a request whose beginning lies at `shared` already."""
+        new = np.arange(len(self), len(self) + len(token_ids) - len(shared))
+        path = np.concatenate([shared, new])
+        self.token_ids += token_ids[len(shared) :].tolist()
+        self.parents += path[len(shared) - 1 : -1].tolist() if len(shared) else [-1, *path[:-1].tolist()][: len(new)]
+        self.depths += range(len(shared), len(token_ids))
+        self.paths.append(path)
+        self.members.append(member)
+
+    @property
+    def branches(self) -> bool:
+        """Whether some place has two children, so that plain causal attention would be wrong."""
+        return self.parents != list(range(-1, len(self) - 1))
+
+    def attention(self, size: int) -> NDArray[np.bool_]:
+        """Mask `[size, size]`: the place of the row sees the place of the column. Padding sees itself alone."""
+        mask = np.eye(size, dtype=np.bool_)
+        for place, parent in enumerate(self.parents):
+            if parent >= 0:
+                mask[place] |= mask[parent]
+        return mask
+
+
+def plan_trees(inputs: Sequence[NDArray[np.int32]], max_tokens: int, *, share: bool) -> list[TokenTree]:
+    """Put every input into a tree of at most `max_tokens` places; without `share` each gets its own."""
+    trees: list[TokenTree] = []
+    # In the order of their tokens, inputs with a common beginning are neighbours.
+    order = sorted(range(len(inputs)), key=lambda i: inputs[i].astype(">i4").tobytes())
+    for member in order:
+        token_ids = inputs[member]
+        tree = trees[-1] if trees and share else TokenTree()
+        shared = tree.shared_prefix(token_ids)
+        worth = len(shared) >= max(_MIN_SHARED_TOKENS, _MIN_SHARED_FRACTION * len(token_ids))
+        if not worth or len(tree) + len(token_ids) - len(shared) > max_tokens:
+            tree, shared = TokenTree(), shared[:0]
+        if not len(tree):
+            trees.append(tree)
+        tree.add(member, token_ids, shared)
+    return trees
+
+
+@torch.no_grad()
+def score(
+    model: CausalModel, requests: Sequence[ScoreRequest], *, max_tokens: int, chunk_size: int, share: bool
+) -> list[Scores]:
+    """Return log-probs at T = 1 and top-1 marks of the read tokens of every request, in order.
+
+    Raises:
+        EngineError: a request reads its token 0, or is longer than the model's context.
+    """
+    inputs = [_input_of(request, model.max_context_tokens) for request in requests]
+    scores = [
+        Scores(
+            logprobs=np.full(len(request.token_ids), np.nan, dtype=np.float32),
+            top1=np.zeros(len(request.token_ids), dtype=np.bool_),
+        )
+        for request in requests
+    ]
+    trees = [tree for tree in plan_trees(inputs, max_tokens, share=share) if len(tree)]
+    for group in plan_rows([len(tree) for tree in trees], max_tokens):
+        rows = [trees[index] for index in group]
+        hidden = _tree_hidden(model, rows)
+        states, targets, where = _collect_reads(rows, requests, hidden)
+        logprobs, top1 = read_logprobs(
+            states,
+            model.head_weight,
+            targets,
+            temperatures=torch.ones(len(targets), device=targets.device),
+            bias=model.head_bias,
+            chunk_size=chunk_size,
+            softcap=model.softcap,
+        )
+        values, marks = logprobs.float().cpu().numpy(), top1.cpu().numpy()
+        start = 0
+        for member, tokens in where:
+            stop = start + len(tokens)
+            scores[member].logprobs[tokens] = values[start:stop]
+            scores[member].top1[tokens] = marks[start:stop]
+            start = stop
+    return scores
+
+
+def _input_of(request: ScoreRequest, max_context_tokens: int) -> NDArray[np.int32]:
+    """The tokens that the model must see: all before the last one that is read."""
+    if request.read.shape != request.token_ids.shape:
+        raise EngineError(f"read has shape {request.read.shape}, token_ids {request.token_ids.shape}")
+    places = np.flatnonzero(request.read)
+    if not len(places):
+        return request.token_ids[:0]
+    if places[0] == 0:
+        raise EngineError("a score request reads token 0, which nothing predicts")
+    if places[-1] > max_context_tokens:
+        raise EngineError(f"a request needs {places[-1]} tokens of context; the model has {max_context_tokens}")
+    return request.token_ids[: places[-1]]
+
+
+def _tree_hidden(model: CausalModel, rows: Sequence[TokenTree]) -> Tensor:
+    """Hidden states `[row, place, hidden]` of some trees."""
+    size = max(len(tree) for tree in rows)
+    token_ids = np.zeros((len(rows), size), dtype=np.int64)
+    for row, tree in enumerate(rows):
+        token_ids[row, : len(tree)] = tree.token_ids
+    ids = torch.from_numpy(token_ids).to(model.device)
+    if not any(tree.branches for tree in rows):
+        return model.hidden(ids)
+    depths = np.zeros((len(rows), size), dtype=np.int64)
+    for row, tree in enumerate(rows):
+        depths[row, : len(tree)] = tree.depths
+    mask = np.stack([tree.attention(size) for tree in rows])[:, None]
+    return model.hidden(
+        ids,
+        attention_mask=torch.from_numpy(mask).to(model.device),
+        position_ids=torch.from_numpy(depths).to(model.device),
+    )
+
+
+def _collect_reads(
+    rows: Sequence[TokenTree], requests: Sequence[ScoreRequest], hidden: Tensor
+) -> tuple[Tensor, Tensor, list[tuple[int, NDArray[np.int64]]]]:
+    states: list[Tensor] = []
+    targets: list[NDArray[np.int64]] = []
+    where: list[tuple[int, NDArray[np.int64]]] = []
+    for row, tree in enumerate(rows):
+        for member, path in zip(tree.members, tree.paths, strict=True):
+            tokens = np.flatnonzero(requests[member].read)
+            states.append(hidden[row, torch.from_numpy(path[tokens - 1]).to(hidden.device)])
+            targets.append(requests[member].token_ids[tokens].astype(np.int64))
+            where.append((member, tokens))
+    return torch.cat(states), torch.from_numpy(np.concatenate(targets)).to(hidden.device), where

@@ -1,0 +1,117 @@
+"""What an engine writes to disk and reads back: a plain Hugging Face model folder, plus the optimiser's state.
+
+    model.safetensors, config.json, tokenizer files, chat template    any tool loads these
+    optimizer.safetensors                                             NAME.exp_avg, NAME.exp_avg_sq, NAME.step
+    engine_state.json                                                 seed and counters
+
+Safetensors and JSON alone: reading a stranger's checkpoint runs none of its code. Not here: when to write, and how a
+folder becomes whole on disk (`envecho.training.checkpoints`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import Parameter
+from transformers import AutoModelForCausalLM
+
+from envecho.engines.model import CausalModel
+from envecho.engines.precision import MasterWeights
+from envecho.engines.quiet import quiet_transformers
+from envecho.errors import EngineError
+
+_FORMAT = "envecho.engine-state"
+_VERSION = 1
+_OPTIMIZER_FILE = "optimizer.safetensors"
+_STATE_FILE = "engine_state.json"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def save_model(model: CausalModel, masters: MasterWeights, folder: Path) -> None:
+    """Write the master weights, configuration, tokenizer and chat template into a folder."""
+    with quiet_transformers():
+        model.network.save_pretrained(folder, state_dict=masters.state_dict())
+    if masters.is_copied:
+        # transformers writes the dtype of the working copy; the file holds the masters.
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config["dtype"] = "float32"
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if model.tokenizer is not None:
+        model.tokenizer.save_pretrained(folder)
+
+
+def load_model(masters: MasterWeights, folder: Path) -> None:
+    """Copy the weights of a folder into the masters and the working copy.
+
+    Raises:
+        EngineError: the folder holds another architecture.
+    """
+    some = next(iter(masters.parameters.values()))
+    with quiet_transformers():
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=some.dtype)
+    weights = dict(loaded.named_parameters())
+    if {name: value.shape for name, value in weights.items()} != {
+        name: value.shape for name, value in masters.parameters.items()
+    }:
+        raise EngineError(f"{folder} holds another architecture than the model that this engine was made with")
+    with torch.no_grad():
+        for name, master in masters.parameters.items():
+            master.copy_(weights[name])
+    masters.publish()
+
+
+def save_optimizer(optimizer: torch.optim.Optimizer, names: dict[str, Parameter], folder: Path) -> None:
+    """Write the moments and step counts of every parameter that has been stepped."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in names.items():
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}.{moment}"] = value.detach().contiguous()
+    save_file(tensors, folder / _OPTIMIZER_FILE)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, names: dict[str, Parameter], folder: Path) -> None:
+    """Restore what `save_optimizer` wrote; parameters without a state there get none."""
+    path = _existing(folder / _OPTIMIZER_FILE)
+    places = {name: place for place, name in enumerate(names)}
+    state: dict[int, dict[str, Tensor]] = {}
+    with safe_open(path, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118  (safe_open is no dict)
+            name, moment = key.rsplit(".", 1)
+            if name not in places or moment not in _MOMENTS:
+                raise EngineError(f"{path} holds {key!r}, which belongs to no parameter of this model")
+            state.setdefault(places[name], {})[moment] = file.get_tensor(key)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_counters(counters: dict[str, int], folder: Path) -> None:
+    """Write seed and counters."""
+    document = {"format": _FORMAT, "version": _VERSION, **counters}
+    (folder / _STATE_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def load_counters(names: tuple[str, ...], folder: Path) -> dict[str, int]:
+    """Read back what `save_counters` wrote.
+
+    Raises:
+        EngineError: the file is absent, of another format, or has other keys.
+    """
+    path = _existing(folder / _STATE_FILE)
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if document.get("format") != _FORMAT or document.get("version") != _VERSION:
+        raise EngineError(f"{path} is not of format {_FORMAT} version {_VERSION}")
+    counters = {key: value for key, value in document.items() if key not in ("format", "version")}
+    if set(counters) != set(names):
+        raise EngineError(f"{path} has the keys {sorted(counters)}, expected {sorted(names)}")
+    return counters
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise EngineError(f"{path} does not exist: {path.parent} holds a model, but not the state of an engine")
+    return path

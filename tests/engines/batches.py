@@ -1,0 +1,31 @@
+"""Random weighted batches for tests of engines."""
+
+from __future__ import annotations
+
+import torch
+
+from envecho.losses import PolicyLossSpec, WeightedBatch
+
+
+def random_batch(lengths: list[int], *, seed: int = 0, vocab_size: int = 61, policy: bool = False) -> WeightedBatch:
+    """A batch with environment weights on half of its tokens and, if asked, policy weights on other tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    num_tokens = sum(lengths)
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    draw = torch.rand(num_tokens, generator=generator)
+    env = (draw < 0.5) & (positions > 0)
+    actions = (draw > 0.7) & (positions > 0) & torch.tensor(policy)
+    return WeightedBatch(
+        token_ids=torch.randint(1, vocab_size, (num_tokens,), generator=generator),
+        positions=positions,
+        sequence_index=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
+        policy_weights=actions / num_tokens,
+        advantages=torch.randn(num_tokens, generator=generator),
+        env_weights=env * torch.rand(num_tokens, generator=generator) / num_tokens,
+        env_targets=env,
+        kl_weights=torch.zeros(num_tokens),
+        entropy_weights=torch.zeros(num_tokens),
+        sampling_logprobs=torch.full((num_tokens,), -3.0),
+        temperature=0.8,
+        policy_loss=PolicyLossSpec(clip_low=5.0, clip_high=5.0) if policy else PolicyLossSpec(),
+    )
