@@ -16,8 +16,10 @@ from envecho.worlds.terminal.boxes import Box, Document
 from envecho.worlds.terminal.operations import SINGLE, join_command, supports
 
 SHOWN_KINDS = ("log", "access", "orders", "services", "yaml", "conf", "json")
-OPERATION_WEIGHTS = {"slice": 26, "filter": 26, "count": 12, "sort": 10, "field": 26}
+DECK = ("slice", "slice", "filter", "filter", "count", "sort", "field", "field")
+"""Operations are dealt from shuffled decks, not drawn one by one, so that small pools have the same mix."""
 JOIN_SHARE = 0.3
+JOIN_CHANCE = 0.35
 INVALID_SHARE = 0.1
 
 
@@ -42,21 +44,23 @@ def plan_episode(
     for document in shown:
         plan.append(PlannedCommand(command=f"cat {document.path}", labels={"view": "first"}))
     used = {*exclude, *(planned.command for planned in plan)}
-    length = len(plan) + num_derivable
+    length, deck = len(plan) + num_derivable, list[str]()
     while len(plan) < length:
-        operation, command = _derivable(rng, shown)
+        deck = deck or rng.sample(DECK, len(DECK))
+        operation, command = _derivable(rng, shown, deck.pop())
         if command not in used:
             used.add(command)
             plan.append(PlannedCommand(command=command, labels={"view": "derivable", "operation": operation}))
     return tuple(plan)
 
 
-def _derivable(rng: random.Random, shown: tuple[Document, ...]) -> tuple[str, str]:
-    if len(shown) == 2 and rng.random() < 0.35:
+def _derivable(rng: random.Random, shown: tuple[Document, ...], operation: str) -> tuple[str, str]:
+    """Draw a command of this operation; two tables are often joined instead; text without columns has no field."""
+    if len(shown) == 2 and rng.random() < JOIN_CHANCE:
         return "join", join_command(rng, *shown)
     document = rng.choice(shown)
-    names = [name for name in SINGLE if supports(name, document)]
-    operation = rng.choices(names, weights=[OPERATION_WEIGHTS[name] for name in names])[0]
+    if not supports(operation, document):
+        operation = rng.choice(("slice", "filter", "count"))
     return operation, SINGLE[operation](rng, document)
 
 

@@ -24,7 +24,7 @@ def slice_command(rng: random.Random, document: Document) -> str:
 def filter_command(rng: random.Random, document: Document) -> str:
     """Draw a command that keeps the lines with a word, or those without it."""
     word = _word(rng, rng.choice(document.rows))
-    return f"grep {rng.choice(('', '', '-v '))}{shlex.quote(word)} {document.path}"
+    return f"grep {rng.choice(('', '', '', '-v '))}{shlex.quote(word)} {document.path}"
 
 
 def count_command(rng: random.Random, document: Document) -> str:
