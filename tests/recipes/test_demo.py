@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from envecho.recipes.demo_print import print_summary
 from envecho.recipes.phases import PhaseBudget, PhaseClock
 from envecho.recipes.terminal_jobs import planned_commands
 from envecho.trajectory.store import read_trajectories
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="session")
@@ -142,3 +145,10 @@ def test_collect_keeps_a_file_that_exists_and_guesses_a_misspelt_world(tmp_path:
     assert out.read_text() == "mine"
     with pytest.raises(ConfigError, match="Did you mean 'terminal'"):
         CliRunner().invoke(collect_command, [*arguments, "--overwrite", "--world", "terminl"], catch_exceptions=False)
+
+
+def test_the_budgets_in_the_docs_are_those_of_the_code():
+    """Catches a budget that was raised without a word."""
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \|$", (DOCS / "demo.md").read_text(), re.M)
+    documented = {name: (float(seconds), int(gigabytes) * 10**9) for name, seconds, gigabytes in rows}
+    assert documented == {name: (b.seconds, b.peak_memory_bytes) for name, b in BUDGETS.items()}
