@@ -6,8 +6,22 @@ import torch
 
 from envecho.losses import PolicyLossSpec, WeightedBatch
 
+VOCAB_SIZE = 61
+SIZES = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
 
-def random_batch(lengths: list[int], *, seed: int = 0, vocab_size: int = 61, policy: bool = False) -> WeightedBatch:
+
+def random_batch(
+    lengths: list[int], *, seed: int = 0, vocab_size: int = VOCAB_SIZE, policy: bool = False
+) -> WeightedBatch:
     """A batch with environment weights on half of its tokens and, if asked, policy weights on other tokens."""
     generator = torch.Generator().manual_seed(seed)
     num_tokens = sum(lengths)

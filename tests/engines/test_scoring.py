@@ -7,8 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batches import SIZES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
 
 from envecho.engines.local import LocalEngine
 from envecho.engines.micro_batches import plan_rows
@@ -54,10 +65,12 @@ def test_shared_prefixes_give_the_log_probs_of_plain_scoring(
 
 def test_scores_equal_those_of_full_logits_one_request_at_a_time(tiny_qwen3: Path):
     """Catches the same mistake in shared and plain scoring: both are compared with transformers itself."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(tiny_qwen3)
     engine = LocalEngine(tiny_qwen3, device="cpu", compute_dtype="float32", trains=False)
+    assert_scores_are_those_of_transformers(tiny_qwen3, engine)
+
+
+def assert_scores_are_those_of_transformers(folder: Path, engine: LocalEngine) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
     for asked, scores in zip(family(), engine.logprobs(family()), strict=True):
         ids = torch.from_numpy(asked.token_ids.astype(np.int64))
         with torch.no_grad():
@@ -65,6 +78,25 @@ def test_scores_equal_those_of_full_logits_one_request_at_a_time(tiny_qwen3: Pat
         for place in np.flatnonzero(asked.read):
             assert scores.logprobs[place] == pytest.approx(float(table[place - 1, ids[place]]), abs=1e-4)
             assert scores.top1[place] == (int(table[place - 1].argmax()) == int(ids[place]))
+
+
+def other_architecture(name: str) -> PreTrainedModel:
+    """Small models of which the first can share rows and the others cannot."""
+    torch.manual_seed(3)
+    if name == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=16, n_layer=2, n_head=2, n_positions=64))
+    if name == "bloom":
+        return BloomForCausalLM(BloomConfig(vocab_size=61, hidden_size=16, n_layer=2, n_head=2, initializer_range=0.3))
+    return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=6))
+
+
+@pytest.mark.parametrize(("name", "shares"), [("gpt2", True), ("bloom", False), ("mistral", False)])
+def test_models_that_cannot_share_rows_are_scored_row_by_row(name: str, shares: bool, tmp_path: Path):
+    """Catches silently wrong scores from a model with its own masks or positions: windows, ALiBi, learnt positions."""
+    other_architecture(name).save_pretrained(tmp_path)
+    engine = LocalEngine(tmp_path, device="cpu", compute_dtype="float32", trains=False)
+    assert engine.shares_prefixes == shares
+    assert_scores_are_those_of_transformers(tmp_path, engine)
 
 
 def test_a_shared_history_is_computed_once():

@@ -32,7 +32,7 @@ from envecho.engines.precision import (
 )
 from envecho.engines.pretrained import resolve_model
 from envecho.engines.sampling import draw_samples
-from envecho.engines.scoring import score
+from envecho.engines.scoring import score, trees_are_exact
 from envecho.errors import EngineError
 from envecho.losses import WeightedBatch, batch_loss
 from envecho.seam import (
@@ -91,7 +91,7 @@ class LocalEngine:
         self._max_tokens = tokens_per_micro_batch
         self._chunk_size = max(64, _CHUNK_LOGITS.get(place.type, 2**23) // self._model.head_weight.shape[0])
         self._counters = {"seed": seed, "num_optim_steps": 0}
-        self.shares_prefixes = self._model.sees_all
+        self.shares_prefixes = trees_are_exact(self._model)
         self._optimizer: torch.optim.AdamW | None = None
         if trains:
             freeze_all_but(self._model.network, trainable)
@@ -201,7 +201,8 @@ class LocalEngine:
     def logprobs(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
         """Score tokens at T = 1 without a gradient; requests with a common beginning compute it once.
 
-        Set `shares_prefixes` to False to score every request by itself; the results agree within rounding.
+        `shares_prefixes` is off for models that cannot do this exactly; set it to False to score every request by
+        itself. The results agree within rounding.
         """
         return score(
             self._model,

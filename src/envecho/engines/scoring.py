@@ -97,6 +97,29 @@ def plan_trees(inputs: Sequence[NDArray[np.int32]], max_tokens: int, *, share: b
 
 
 @torch.no_grad()
+def trees_are_exact(model: CausalModel) -> bool:
+    """Whether this model computes a tree as it computes its sequences; asked once, of a small tree.
+
+    Not so where a layer does not see all tokens before it, or where positions or masks are the model's own affair.
+    """
+    if not model.sees_all:
+        return False
+    history, turns = np.arange(1, 13, dtype=np.int32), np.arange(13, 21, dtype=np.int32)
+    whole = np.concatenate([history, turns[4:]]) % model.head_weight.shape[0]
+    tree = TokenTree()
+    tree.add(0, np.concatenate([history, turns[:4]]) % model.head_weight.shape[0], np.zeros(0, dtype=np.int64))
+    tree.add(1, whole, np.arange(len(history)))
+    expected = model.hidden(torch.from_numpy(whole.astype(np.int64))[None].to(model.device))[0].float()
+    try:
+        found = _tree_hidden(model, [tree])[0, torch.from_numpy(tree.paths[1]).to(model.device)].float()
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+        # Models fail in their own ways on a mask per token pair; whatever it is, they are scored row by row.
+        return False
+    tolerance = 5e-2 if model.head_weight.dtype == torch.bfloat16 else 1e-3
+    return bool((found - expected).norm() <= tolerance * expected.norm())
+
+
+@torch.no_grad()
 def score(
     model: CausalModel, requests: Sequence[ScoreRequest], *, max_tokens: int, chunk_size: int, share: bool
 ) -> list[Scores]:
