@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,10 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     )
     minutes, gigabytes = summary["wall_seconds"] / 60, summary["peak_memory_bytes"] / 1e9
     console.print(f"{minutes:.1f} minutes, {gigabytes:.1f} GB of memory at the peak")
-    console.print(f"report: {out / 'report.html'}")
-    console.print(f"look inside: envecho show {out / 'trajectories' / 'new_boxes.parquet'} --index 0")
+    console.print(f"report: {out / 'report.html'}", soft_wrap=True)
+    command = Path(sys.argv[0]) if Path(sys.argv[0]).name == "envecho" else Path("envecho")
+    episode = out / "trajectories" / "new_boxes.parquet"
+    console.print(f"look inside: {command} show {episode} --index 0", soft_wrap=True)
 
 
 def _cell(value: float | None, form: str) -> str:
