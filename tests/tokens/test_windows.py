@@ -34,6 +34,7 @@ def sequence(turn_lengths: list[int], owned_from: int = 0) -> TokenizedTrajector
         turns=turns,
         num_bytes=np.ones(n, dtype=np.uint16),
         sampling_logprobs=np.full(n, np.nan, dtype=np.float32),
+        sampling_entropies=np.full(n, np.nan, dtype=np.float32),
     )
 
 

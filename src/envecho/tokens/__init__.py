@@ -4,6 +4,7 @@ No torch here: `tokenize_segments` imports it when it is called.
 """
 
 from envecho.tokens.chat import ChatTokenizer, token_texts
+from envecho.tokens.closing import with_closed_turns
 from envecho.tokens.segments import RoleSegment, SegmentTokens, SegmentTrajectory, tokenize_segments
 from envecho.tokens.targets import WorldLossTarget, env_target_mask, target_sources
 from envecho.tokens.tokenize import render_prompt, tokenize_trajectory
@@ -22,4 +23,5 @@ __all__ = [
     "token_texts",
     "tokenize_segments",
     "tokenize_trajectory",
+    "with_closed_turns",
 ]

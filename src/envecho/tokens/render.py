@@ -36,6 +36,7 @@ class TokenArrays:
     turns: NDArray[np.int32]
     num_bytes: NDArray[np.uint16]
     sampling_logprobs: NDArray[np.float32]
+    sampling_entropies: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +81,14 @@ def encode_rendering(
         done = piece.end
     sources, turns = _owners(rendering, np.array(ranges, dtype=np.int64).reshape(-1, 2))
     logprobs = np.full(len(ids), np.nan, dtype=np.float32)
+    entropies = np.full(len(ids), np.nan, dtype=np.float32)
     for start, piece in sampled_runs:
         run = slice(start, start + len(piece.token_ids))
         sources[run], turns[run] = Source.POLICY.code, piece.turn
         if piece.sampled is not None and piece.sampled.logprobs is not None:
             logprobs[run] = piece.sampled.logprobs
+        if piece.sampled is not None and piece.sampled.entropies is not None:
+            entropies[run] = piece.sampled.entropies
     token_ids = np.array(ids, dtype=np.int32)
     return TokenArrays(
         token_ids=token_ids,
@@ -92,6 +96,7 @@ def encode_rendering(
         turns=turns,
         num_bytes=tokenizer.num_bytes(token_ids),
         sampling_logprobs=logprobs,
+        sampling_entropies=entropies,
     )
 
 

@@ -77,7 +77,13 @@ def _tokenize_branch(
         turns=arrays.turns,
         num_bytes=arrays.num_bytes,
         sampling_logprobs=arrays.sampling_logprobs,
+        sampling_entropies=arrays.sampling_entropies,
         sampling_temperature=temperature,
+        stop_reason=trajectory.stop_reason,
+        turn_tools=tuple(
+            tuple(sorted({segment.tool for segment in message.segments if segment.tool is not None}))
+            for message in trajectory.messages
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from envecho.trajectory import SOURCES, Role, Source
+from envecho.trajectory import SOURCES, Role, Source, StopReason
 
 _ROLE_LOOKUP = {role: np.array([source.role is role for source in SOURCES]) for role in Role}
 
@@ -21,7 +21,9 @@ class TokenizedTrajectory:
 
     Arrays are `[token]`: `token_ids` int32; `sources` uint8 codes (`SOURCES[code]`); `turns` int32, the index of the
     message that the token belongs to, -1 for scaffold that belongs to none; `num_bytes` uint16, the UTF-8 bytes that
-    the token stands for; `sampling_logprobs` float32, NaN where no sampler stated one.
+    the token stands for; `sampling_logprobs` and `sampling_entropies` float32, NaN where no sampler stated one.
+
+    `stop_reason` is the episode's; `turn_tools[turn]` names the tools whose results that message holds.
 
     Tokens before `owned_from` were owned by an earlier branch or window: they are context here and carry no weight,
     so each token of the episode is trained at most once. `context_truncated` says that this window lacks tokens that
@@ -47,11 +49,14 @@ class TokenizedTrajectory:
     turns: NDArray[np.int32]
     num_bytes: NDArray[np.uint16]
     sampling_logprobs: NDArray[np.float32]
+    sampling_entropies: NDArray[np.float32]
     sampling_temperature: float | None = None
+    stop_reason: StopReason = StopReason.UNKNOWN
+    turn_tools: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.token_ids)
-        for name in ("sources", "turns", "num_bytes", "sampling_logprobs"):
+        for name in ("sources", "turns", "num_bytes", "sampling_logprobs", "sampling_entropies"):
             if getattr(self, name).shape != (n,):
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected ({n},)")
         if not 0 <= self.owned_from <= n:

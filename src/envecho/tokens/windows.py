@@ -64,4 +64,5 @@ def _window(tokenized: TokenizedTrajectory, start: int, end: int, owned: int, nu
         turns=tokenized.turns[start:end],
         num_bytes=tokenized.num_bytes[start:end],
         sampling_logprobs=tokenized.sampling_logprobs[start:end],
+        sampling_entropies=tokenized.sampling_entropies[start:end],
     )

@@ -1,5 +1,6 @@
 """What happened: roles, segments, messages, trajectories, and the Parquet store that keeps them."""
 
+from envecho.trajectory.calls import CALL_LABEL, CallOutcome, call_outcome, call_outcomes
 from envecho.trajectory.record import (
     ChatRole,
     Message,
@@ -12,7 +13,9 @@ from envecho.trajectory.record import (
 from envecho.trajectory.roles import SOURCES, Role, Source, source_precedence
 
 __all__ = [
+    "CALL_LABEL",
     "SOURCES",
+    "CallOutcome",
     "ChatRole",
     "Message",
     "Role",
@@ -22,5 +25,7 @@ __all__ = [
     "StopReason",
     "ToolCall",
     "Trajectory",
+    "call_outcome",
+    "call_outcomes",
     "source_precedence",
 ]

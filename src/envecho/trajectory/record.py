@@ -52,12 +52,14 @@ class ToolCall(_Record):
 class SampledTokens(_Record):
     """The exact ids that a sampler produced, with their log-probs under the sampling distribution.
 
-    `logprobs` and `temperature` are None where they are unknown. Ids include the end-of-turn token if it was sampled.
+    `logprobs`, `temperature` and `entropies` (nats, of the distribution that each id was drawn from) are None where
+    they are unknown. Ids include the end-of-turn token if it was sampled.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None = None
     temperature: float | None = None
+    entropies: tuple[float, ...] | None = None
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> SampledTokens:
@@ -65,6 +67,10 @@ class SampledTokens(_Record):
             raise ValueError(f"{len(self.token_ids)} token ids but {len(self.logprobs)} log-probs")
         if self.logprobs is not None and not all(math.isfinite(x) and x <= 1e-6 for x in self.logprobs):
             raise ValueError("log-probs must be finite and at most 0; use None where they are unknown")
+        if self.entropies is not None and len(self.entropies) != len(self.token_ids):
+            raise ValueError(f"{len(self.token_ids)} token ids but {len(self.entropies)} entropies")
+        if self.entropies is not None and not all(math.isfinite(x) and x >= -1e-6 for x in self.entropies):
+            raise ValueError("entropies must be finite and at least 0; use None where they are unknown")
         return self
 
 

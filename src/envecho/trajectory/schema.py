@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from envecho.errors import DataError, did_you_mean
 from envecho.trajectory.record import Message, SampledTokens, Trajectory
 
 FORMAT_NAME = "envecho.trajectory"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FORMAT_KEY = b"envecho.format"
 VERSION_KEY = b"envecho.version"
 
@@ -40,6 +41,7 @@ _SAMPLED = pa.struct(
         _required("token_ids", _list(pa.int32())),
         pa.field("logprobs", _list(pa.float64())),
         pa.field("temperature", pa.float64()),
+        pa.field("entropies", _list(pa.float64())),
     ]
 )
 _MESSAGE = pa.struct(
@@ -91,16 +93,20 @@ def check_schema(found: pa.Schema, file: Path) -> None:
             f"expected {FORMAT_NAME} version 1 to {FORMAT_VERSION}, found {version}; upgrade envecho to read it",
             file=file,
         )
-    problem = _difference(pa.struct(list(SCHEMA)), pa.struct(list(found)), "")
+    problem = _difference(pa.struct(list(SCHEMA)), pa.struct(list(found)), "", absent=_ADDED_LATER[int(version)])
     if problem:
         raise DataError(f"{problem}; remove what is not of this format or upgrade envecho", file=file)
 
 
-def _difference(expected: pa.DataType, found: pa.DataType, path: str) -> str | None:
+_ADDED_LATER = ((), ("messages.sampled.entropies",), ())
+"""`_ADDED_LATER[v]`: the optional columns that files of version v do not have yet."""
+
+
+def _difference(expected: pa.DataType, found: pa.DataType, path: str, *, absent: Collection[str]) -> str | None:
     if expected.equals(found):
         return None
     if isinstance(expected, pa.ListType) and isinstance(found, pa.ListType):
-        return _difference(expected.value_type, found.value_type, path)
+        return _difference(expected.value_type, found.value_type, path, absent=absent)
     if isinstance(expected, pa.StructType) and isinstance(found, pa.StructType):
         known, present = [field.name for field in expected], [field.name for field in found]
         prefix = f"{path}." if path else ""
@@ -108,9 +114,13 @@ def _difference(expected: pa.DataType, found: pa.DataType, path: str) -> str | N
             if name not in known:
                 return f"unknown column {prefix + name!r}.{did_you_mean(name, known)} Known here: {', '.join(known)}"
         for name in known:
-            if name not in present:
+            if name not in present and prefix + name not in absent:
                 return f"column {prefix + name!r} is missing"
-        parts = (_difference(expected.field(n).type, found.field(n).type, prefix + n) for n in known)
+        parts = (
+            _difference(expected.field(n).type, found.field(n).type, prefix + n, absent=absent)
+            for n in known
+            if n in present
+        )
         return next((part for part in parts if part), None)
     return f"column {path!r} has type {found}, expected {expected}"
 
@@ -165,6 +175,7 @@ def _encode_sampled(sampled: SampledTokens) -> dict[str, Any]:
         "token_ids": np.array(sampled.token_ids, dtype=np.int32),
         "logprobs": None if sampled.logprobs is None else np.array(sampled.logprobs, dtype=np.float64),
         "temperature": sampled.temperature,
+        "entropies": None if sampled.entropies is None else np.array(sampled.entropies, dtype=np.float64),
     }
 
 
