@@ -17,29 +17,32 @@ FINITE = st.floats(-100, 100, allow_nan=False)
 GRADED = st.lists(st.tuples(FINITE, st.integers(0, 3)), min_size=1, max_size=12)
 
 
-@pytest.mark.parametrize("use_std", [True, False])
+@pytest.mark.parametrize("kind", ["group_std", "group_mean", "leave_one_out"])
 @settings(deadline=None, max_examples=50)
 @given(graded=GRADED)
-def test_an_advantage_is_the_distance_from_the_group(use_std, graded):
+def test_an_advantage_is_the_distance_from_the_group(kind, graded):
     """Catches groups that leak into each other, and a standard deviation without Bessel's correction."""
     rewards, groups = zip(*graded, strict=True)
-    advantages = group_advantages(
-        torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups), use_std=use_std
-    ).tolist()
-    for reward, group, advantage in zip(rewards, groups, advantages, strict=True):
+    advantages = group_advantages(torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups), kind=kind).tolist()
+    for place, (reward, group, advantage) in enumerate(zip(rewards, groups, advantages, strict=True)):
         members = [r for r, g in graded if g == group]
         if len(set(members)) == 1:
             assert advantage == 0
             continue
-        scale = statistics.stdev(members) + 1e-6 if use_std else 1
-        assert advantage == pytest.approx((reward - statistics.fmean(members)) / scale, rel=1e-6, abs=1e-8)
+        others = [r for k, (r, g) in enumerate(graded) if g == group and k != place]
+        expected = {
+            "group_std": (reward - statistics.fmean(members)) / (statistics.stdev(members) + 1e-6),
+            "group_mean": reward - statistics.fmean(members),
+            "leave_one_out": reward - statistics.fmean(others),
+        }[kind]
+        assert advantage == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
 
 @settings(deadline=None, max_examples=50)
 @given(reward=FINITE, num=st.integers(1, 7))
 def test_a_group_without_variance_has_advantages_of_exactly_zero(reward, num):
     """Catches rounding of the mean divided by eps: three rewards of 0.1 would push every action a little."""
-    advantages = group_advantages(torch.full((num,), reward), torch.zeros(num, dtype=torch.int64), use_std=True)
+    advantages = group_advantages(torch.full((num,), reward), torch.zeros(num, dtype=torch.int64), kind="group_std")
     assert advantages.tolist() == [0.0] * num
 
 
@@ -47,7 +50,7 @@ def test_a_group_without_variance_has_advantages_of_exactly_zero(reward, num):
 def test_an_unknown_reward_is_refused_with_its_place(bad):
     """Catches an ungraded rollout that turns a whole group's gradient into NaN, or silently counts as 0."""
     with pytest.raises(DataError, match=r"\[1\]"):
-        group_advantages(torch.tensor([0.0, bad]), torch.tensor([0, 0]), use_std=True)
+        group_advantages(torch.tensor([0.0, bad]), torch.tensor([0, 0]), kind="group_std")
 
 
 def slow_grpo(logprob, advantage, denominator, low, high):

@@ -58,9 +58,10 @@ def test_values_and_gradients_are_those_of_the_slow_loop(
     head_bias = bias if with_bias else None
     upstream = torch.linspace(-1, 2, num_positions, dtype=torch.float64, device=device)
 
-    fast, fast_hits = read_logprobs(
+    read = read_logprobs(
         hidden, weight, targets, temperatures=temperatures, bias=head_bias, chunk_size=chunk_size, softcap=softcap
     )
+    fast, fast_hits = read.logprobs, read.top1
     fast_grads = torch.autograd.grad(fast @ upstream, leaves)
     slow, slow_hits = slow_logprobs(hidden, weight, targets, temperatures=temperatures, bias=head_bias, softcap=softcap)
     slow_grads = torch.autograd.grad(slow @ upstream, leaves)
@@ -77,7 +78,7 @@ def test_the_gradient_is_that_of_finite_differences(softcap):
     hidden, weight, bias, targets, temperatures = inputs(0, 5, 7, 3)
 
     def logprobs(h, w, b):
-        return read_logprobs(h, w, targets, temperatures=temperatures, bias=b, chunk_size=2, softcap=softcap)[0]
+        return read_logprobs(h, w, targets, temperatures=temperatures, bias=b, chunk_size=2, softcap=softcap).logprobs
 
     assert torch.autograd.gradcheck(logprobs, (hidden, weight, bias))
 
@@ -89,7 +90,7 @@ def test_an_input_that_needs_no_gradient_gets_none_and_changes_no_other(frozen):
     leaves = {"hidden": hidden, "weight": weight, "bias": bias}
 
     def grads():
-        logprobs, _ = read_logprobs(hidden, weight, targets, temperatures=temperatures, bias=bias, chunk_size=4)
+        logprobs = read_logprobs(hidden, weight, targets, temperatures=temperatures, bias=bias, chunk_size=4).logprobs
         wanted = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
         return dict(zip(wanted, torch.autograd.grad(logprobs.sum(), list(wanted.values())), strict=True))
 
@@ -115,7 +116,7 @@ def test_no_tensor_of_all_logits_is_made_forward_or_backward():
     """Catches an implementation whose memory grows with positions times vocabulary, which is what chunks are for."""
     hidden, weight, _, targets, temperatures = inputs(2, 32, 500, 4)
     with _LargestTensor() as seen:
-        logprobs, _ = read_logprobs(hidden, weight, targets, temperatures=temperatures, chunk_size=8)
+        logprobs = read_logprobs(hidden, weight, targets, temperatures=temperatures, chunk_size=8).logprobs
         logprobs.sum().backward()
     assert seen.largest <= 8 * 500
 
@@ -125,7 +126,7 @@ def test_bf16_hidden_states_get_a_float32_log_softmax_and_a_float32_head_gradien
     hidden, weight, _, targets, _ = inputs(3, 40, 300, 16, dtype=torch.float32)
     low = hidden.detach().bfloat16().requires_grad_()
     temperatures = torch.ones(40)
-    logprobs, _ = read_logprobs(low, weight, targets, temperatures=temperatures, chunk_size=16)
+    logprobs = read_logprobs(low, weight, targets, temperatures=temperatures, chunk_size=16).logprobs
     expected = torch.log_softmax((low @ weight.bfloat16().T).float(), dim=-1)
     assert logprobs.dtype == torch.float32
     torch.testing.assert_close(logprobs, expected[torch.arange(40), targets], rtol=1e-6, atol=1e-5)
@@ -144,7 +145,7 @@ def test_autocast_around_the_call_changes_nothing():
     hidden, weight, _, targets, temperatures = inputs(4, 6, 9, 4, dtype=torch.float32)
 
     def run():
-        logprobs, _ = read_logprobs(hidden, weight, targets, temperatures=temperatures)
+        logprobs = read_logprobs(hidden, weight, targets, temperatures=temperatures).logprobs
         return logprobs, *torch.autograd.grad(logprobs.sum(), [hidden, weight])
 
     plain = run()
@@ -157,7 +158,8 @@ def test_no_position_at_all_gives_empty_results_and_zero_gradients():
     """Catches a crash in a micro-batch without a token of a term."""
     hidden, weight, _, _, _ = inputs(5, 3, 6, 4)
     none = torch.zeros(0, dtype=torch.int64)
-    logprobs, hits = read_logprobs(hidden[:0], weight, none, temperatures=torch.ones(0))
+    read = read_logprobs(hidden[:0], weight, none, temperatures=torch.ones(0))
+    logprobs, hits = read.logprobs, read.top1
     assert logprobs.shape == hits.shape == (0,)
     grads = torch.autograd.grad(logprobs.sum(), [hidden, weight])
     assert all(not grad.any() for grad in grads)
@@ -167,7 +169,7 @@ def test_extreme_logits_stay_finite():
     """Catches an exp that overflows: logits of 1e4 are far beyond what exp can take."""
     hidden = torch.tensor([[1e4], [-1e4]], requires_grad=True)
     weight = torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True)
-    logprobs, _ = read_logprobs(hidden, weight, torch.tensor([0, 0]), temperatures=torch.ones(2))
+    logprobs = read_logprobs(hidden, weight, torch.tensor([0, 0]), temperatures=torch.ones(2)).logprobs
     grads = torch.autograd.grad(logprobs.sum(), [hidden, weight])
     assert logprobs.tolist() == [0.0, -2e4]
     assert all(torch.isfinite(grad).all() for grad in grads)
@@ -187,3 +189,62 @@ def test_impossible_options_are_refused_by_name(change, message):
     options = {"temperatures": temperatures} | change
     with pytest.raises(ValueError, match=message):
         read_logprobs(hidden, weight, targets, **options)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 2**20),
+    num_positions=st.integers(1, 7),
+    chunk_size=st.integers(1, 8),
+    softcap=st.sampled_from([None, 1.3]),
+    with_bias=st.booleans(),
+)
+def test_entropies_and_their_gradients_are_those_of_the_slow_distribution(
+    seed, num_positions, chunk_size, softcap, with_bias
+):
+    """Catches an entropy at the wrong temperature, and a wrong sign or a missing term in its hand-derived gradient."""
+    hidden, weight, bias, targets, temperatures = inputs(seed, num_positions, 9, 4, "cpu")
+    leaves = [hidden, weight] + ([bias] if with_bias else [])
+    head_bias = bias if with_bias else None
+    upstream = torch.linspace(-1, 2, num_positions, dtype=torch.float64)
+    options = {"temperatures": temperatures, "bias": head_bias, "softcap": softcap}
+    read = read_logprobs(hidden, weight, targets, chunk_size=chunk_size, with_entropies=True, **options)
+    logits = hidden @ weight.T + (0 if head_bias is None else head_bias)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    slow = torch.distributions.Categorical(logits=logits / temperatures[:, None])
+    torch.testing.assert_close(read.entropies, slow.entropy(), rtol=1e-9, atol=1e-11)
+    both = (read.entropies @ upstream) + 0.3 * (read.logprobs @ upstream)
+    slow_both = (slow.entropy() @ upstream) + 0.3 * (slow.log_prob(targets) @ upstream)
+    for one, other in zip(
+        torch.autograd.grad(both, leaves, retain_graph=True), torch.autograd.grad(slow_both, leaves), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+    plain = read_logprobs(hidden, weight, targets, chunk_size=chunk_size, **options)
+    assert plain.entropies is None
+    assert torch.equal(plain.logprobs, read.logprobs)
+
+
+def test_the_entropy_of_a_distribution_with_impossible_tokens_is_finite():
+    """Catches 0 * log 0: a token of probability 0 would turn the entropy and its gradient into NaN."""
+    hidden = torch.tensor([[1.0]], requires_grad=True)
+    weight = torch.tensor([[500.0], [0.0], [-500.0]], requires_grad=True)
+    read = read_logprobs(hidden, weight, torch.tensor([0]), temperatures=torch.ones(1), with_entropies=True)
+    assert read.entropies.item() == 0
+    grads = torch.autograd.grad(read.entropies.sum(), [hidden, weight])
+    assert all(torch.isfinite(grad).all() for grad in grads)
+
+
+def test_a_token_that_a_bias_forbids_leaves_every_gradient_finite():
+    """Catches 0 * inf in the backward pass: log p is -inf there, and an entropy weight above 1 overflowed its bound."""
+    hidden = torch.tensor([[0.5], [-1.0]], requires_grad=True)
+    weight = torch.tensor([[1.0], [0.2], [-0.7]], requires_grad=True)
+    bias = torch.tensor([0.0, -torch.inf, 0.0])
+    read = read_logprobs(
+        hidden, weight, torch.tensor([0, 2]), temperatures=torch.tensor([0.5, 1.0]), bias=bias, with_entropies=True
+    )
+    found = torch.autograd.grad(3 * read.entropies.sum() + read.logprobs.sum(), [hidden, weight])
+    allowed = torch.log_softmax(hidden @ weight[[0, 2]].T / torch.tensor([[0.5], [1.0]]), dim=-1)
+    slow = -3 * (allowed.exp() * allowed).sum() + allowed[0, 0] + allowed[1, 1]
+    for one, other in zip(found, torch.autograd.grad(slow, [hidden, weight]), strict=True):
+        torch.testing.assert_close(one, other)

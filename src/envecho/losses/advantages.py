@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from envecho.errors import DataError
 
+AdvantageName = Literal["group_std", "group_mean", "leave_one_out"]
+
 
 def group_advantages(
     rewards: Float[Tensor, " sequence"],
     group_index: Int[Tensor, " sequence"],
     *,
-    use_std: bool,
+    kind: AdvantageName,
     eps: float = 1e-6,
 ) -> Float[Tensor, " sequence"]:
-    """Return (r - mean of the group) / (std of the group + eps); without `use_std` the difference alone.
+    """Return the advantage of each rollout within its group of n.
 
-    GRPO (arXiv:2402.03300) as ECHO's reference code computes it; the standard deviation has Bessel's correction.
-    Without `use_std` it is Dr. GRPO's (arXiv:2503.20783). A group whose rewards are all equal, a group of one included,
-    gives exactly 0: such groups lose their policy gradient and nothing else.
+        group_std      (r - mean) / (std + eps)        GRPO (arXiv:2402.03300), as ECHO's reference code computes it
+        group_mean     r - mean                        Dr. GRPO (arXiv:2503.20783)
+        leave_one_out  r - mean of the n - 1 others    RLOO (arXiv:2402.14740); n / (n - 1) times group_mean
+
+    The standard deviation has Bessel's correction. A group whose rewards are all equal, a group of one included, gives
+    exactly 0: such groups lose their policy gradient and nothing else.
 
     Raises:
         DataError: a reward is not finite.
@@ -36,5 +43,9 @@ def group_advantages(
         if bool((values == values[0]).all()):
             continue
         centred = values - values.mean()
-        advantages[members] = centred / (values.std() + eps) if use_std else centred
+        if kind == "group_std":
+            centred = centred / (values.std() + eps)
+        elif kind == "leave_one_out":
+            centred = centred * (len(values) / (len(values) - 1))
+        advantages[members] = centred
     return advantages

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-PolicyLossName = Literal["grpo"]
+PolicyLossName = Literal["grpo", "cispo", "gspo", "sft"]
 RatioDenominator = Literal["sampling", "proximal", "current"]
 
 
@@ -19,15 +19,39 @@ RatioDenominator = Literal["sampling", "proximal", "current"]
 class PolicyLossSpec:
     """Which policy loss an engine sums, its clip range [1 - clip_low, 1 + clip_high], and what the ratio is over.
 
+    `grpo`: PPO's clip (Dr. GRPO and DAPO differ from it in advantages, clip and normaliser alone). `cispo`: the clipped
+    ratio is a detached weight of log p. `gspo`: the ratio is the sequence's, `WeightedBatch.sequence_ratios`. `sft`:
+    plain cross-entropy on the actions, without ratio; advantages multiply it.
+
     `ratio_denominator`: `sampling` and `proximal` are the batch's log-probs of that name, which must be finite at every
     token with a policy weight. `current` is the current log-prob itself, detached, so that every ratio is 1: true in
     the one optimiser step that follows sampling, and chosen here by the caller, never by an engine that misses data.
+
+    `importance_cap`: truncated importance sampling: the policy loss of a token is multiplied by
+    min(exp(proximal - sampling), importance_cap), detached; needs `ratio_denominator = "proximal"`. None: no factor.
+    `env_nll_clip`: an environment token whose NLL is above this many nats gets no gradient (its value is clamped);
+    None: no clip.
     """
 
     name: PolicyLossName = "grpo"
     clip_low: float = 0.2
     clip_high: float = 0.2
     ratio_denominator: RatioDenominator = "sampling"
+    importance_cap: float | None = None
+    env_nll_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.clip_low >= 0 and self.clip_high >= 0):
+            raise ValueError(f"clip_low is {self.clip_low}, clip_high {self.clip_high}; expected numbers from 0 on")
+        for name in ("importance_cap", "env_nll_clip"):
+            value: float | None = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}, expected a positive number or None")
+        if self.importance_cap is not None and self.ratio_denominator != "proximal":
+            raise ValueError(
+                f"importance_cap weighs proximal over sampling probability, but ratio_denominator is"
+                f" {self.ratio_denominator!r}, which would count the mismatch twice or not at all; expected 'proximal'"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +63,14 @@ class WeightedBatch:
     i from the tokens before it in its sequence, so every weight is 0 at position 0. The loss is
 
         sum_i policy_weights[i] * policy_loss_i(advantages[i]) + env_weights[i] * (-log p_{T=1}(token_i | before))
+              + kl_weights[i] * k3_i - entropy_weights[i] * H_i
 
-    `env_targets` bool marks the tokens whose log-prob at T = 1 is reported, also where their weight is 0.
-    `sampling_logprobs` is NaN where unknown; `proximal_logprobs` and `reference_logprobs` are None where not used.
-    `temperature` is the sampling temperature of the actions; the environment term is always at 1.
+    with k3 = exp(reference - log p) - (reference - log p) - 1 >= 0 over the current log-prob at `temperature`
+    (Schulman's low-variance estimator) and H the entropy of the distribution at `temperature` from which the token was
+    drawn. `env_targets` bool marks the tokens whose log-prob at T = 1 is reported, also where their weight is 0.
+    `sampling_logprobs` is NaN where unknown; `proximal_logprobs` and `reference_logprobs` are None where not used;
+    `sequence_ratios` is the detached ratio of a token's whole trajectory, for `gspo` alone. `temperature` is the
+    sampling temperature of the actions; the environment term is always at 1.
 
     Example: two sequences of three and two tokens.
 
@@ -65,6 +93,7 @@ class WeightedBatch:
     sampling_logprobs: Tensor
     proximal_logprobs: Tensor | None = None
     reference_logprobs: Tensor | None = None
+    sequence_ratios: Tensor | None = None
     temperature: float = 1.0
     policy_loss: PolicyLossSpec = PolicyLossSpec()
 
@@ -97,6 +126,7 @@ class WeightedBatch:
             "sampling_logprobs",
             "proximal_logprobs",
             "reference_logprobs",
+            "sequence_ratios",
         )
 
     @property

@@ -13,3 +13,12 @@ def environment_ce(env_logprobs: Float[Tensor, " token"]) -> Float[Tensor, " tok
     model's. There is no ratio, clip or KL: no sampler drew these tokens.
     """
     return -env_logprobs
+
+
+def clipped_ce(losses: Float[Tensor, " token"], *, clip: float) -> Float[Tensor, " token"]:
+    """Return min(loss, clip): a token that surprises by more than `clip` nats keeps its value there and no gradient.
+
+    A guard against noise: what no model can know (random names, clocks) has a high loss and a gradient that never
+    falls. It also hides what is merely not learnt yet, so it is off by default.
+    """
+    return losses.clamp(max=clip)

@@ -18,6 +18,18 @@ from torch.nn.functional import linear
 
 DEFAULT_CHUNK_SIZE = 512
 
+# exp of this is 0 in float32 and float64, and products with it stay finite.
+_IMPOSSIBLE_LOGPROB = -1e4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadLogprobs:
+    """What was read, per position; `entropies` in nats of softmax(logits / temperature), None where not asked for."""
+
+    logprobs: Float[Tensor, " position"]
+    top1: Bool[Tensor, " position"]
+    entropies: Float[Tensor, " position"] | None
+
 
 def read_logprobs(
     hidden: Float[Tensor, "position hidden"],
@@ -28,13 +40,15 @@ def read_logprobs(
     bias: Float[Tensor, " vocab"] | None = None,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
     softcap: float | None = None,
-) -> tuple[Float[Tensor, " position"], Bool[Tensor, " position"]]:
-    """Return log softmax(logits / temperature)[target] and whether the target was the argmax, per position.
+    with_entropies: bool = False,
+) -> ReadLogprobs:
+    """Return log softmax(logits / temperature)[target], whether the target was the argmax, and entropies where asked.
 
     `logits = hidden @ head_weight.T + bias`, then `softcap * tanh(logits / softcap)` where a soft cap is given. The
     product is computed in the dtype of `hidden`; everything after it in float32 (float64 for float64 hidden states).
-    Differentiable in `hidden`, `head_weight` and `bias`, each only where it requires a gradient; logits are recomputed
-    in the backward pass, chunk by chunk. A chunk holds neighbouring positions of this call and of no other.
+    Log-probs and entropies are differentiable in `hidden`, `head_weight` and `bias`, each only where it requires a
+    gradient; logits are recomputed in the backward pass, chunk by chunk. A chunk holds neighbouring positions of this
+    call and of no other.
 
     Raises:
         ValueError: a shape does not fit, `chunk_size` is below 1, or a temperature or the soft cap is not positive.
@@ -51,14 +65,16 @@ def read_logprobs(
         raise ValueError(f"softcap is {softcap}, expected a positive number or None")
     if not bool((temperatures > 0).all()):
         raise ValueError("every temperature must be positive")
-    options = _Options(chunk_size=chunk_size, softcap=softcap)
-    return _ReadLogprobs.apply(hidden, head_weight, bias, targets, temperatures, options)
+    options = _Options(chunk_size=chunk_size, softcap=softcap, with_entropies=with_entropies)
+    logprobs, top1, entropies = _ReadLogprobs.apply(hidden, head_weight, bias, targets, temperatures, options)
+    return ReadLogprobs(logprobs=logprobs, top1=top1, entropies=entropies if with_entropies else None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
     chunk_size: int
     softcap: float | None
+    with_entropies: bool
 
 
 def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -77,11 +93,19 @@ def _scaled_logits(
     return logits.div_(temperatures[:, None]), slope
 
 
+def _entropy(log_softmax: Tensor) -> Tensor:
+    """Entropy `[chunk]` in nats of rows of log-probs `[chunk, vocab]`."""
+    return torch.special.entr(log_softmax.exp()).sum(dim=-1)
+
+
 class _ReadLogprobs(torch.autograd.Function):
-    """d logprob / d logits = (onehot(target) - softmax) / temperature; the two matrix products follow per chunk."""
+    """Gradients by the logits z: of log p_target (onehot - p) / temperature, of H -p (log p + H) / temperature.
+
+    The two matrix products follow per chunk.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
         hidden, head_weight, bias, targets, temperatures, options = args
         dtype = _accumulation_dtype(hidden.dtype)
         temperatures = temperatures.to(dtype)
@@ -92,6 +116,7 @@ class _ReadLogprobs(torch.autograd.Function):
             logprobs = torch.empty(len(targets), dtype=dtype, device=hidden.device)
             log_normalizers = torch.empty_like(logprobs)
             is_top1 = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+            entropies = torch.empty_like(logprobs if options.with_entropies else logprobs[:0])
             for start in range(0, len(targets), options.chunk_size):
                 rows = slice(start, start + options.chunk_size)
                 logits, _ = _scaled_logits(hidden[rows], weight, head_bias, temperatures[rows], options.softcap)
@@ -99,17 +124,21 @@ class _ReadLogprobs(torch.autograd.Function):
                 chosen = logits.gather(-1, targets[rows, None]).squeeze(-1)
                 logprobs[rows] = chosen - log_normalizers[rows]
                 is_top1[rows] = logits.argmax(dim=-1) == targets[rows]
-        ctx.save_for_backward(hidden, head_weight, bias, targets, temperatures, log_normalizers)
+                if options.with_entropies:
+                    entropies[rows] = _entropy(logits.sub_(log_normalizers[rows, None]))
+        ctx.save_for_backward(hidden, head_weight, bias, targets, temperatures, log_normalizers, entropies)
         ctx.options = options
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.mark_non_differentiable(is_top1)
-        return logprobs, is_top1
+        ctx.set_materialize_grads(False)
+        return logprobs, is_top1, entropies
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        hidden, head_weight, bias, targets, temperatures, log_normalizers = ctx.saved_tensors
-        grad_logprobs: Tensor = grad_outputs[0]
+        hidden, head_weight, bias, targets, temperatures, log_normalizers, entropies = ctx.saved_tensors
+        grad_logprobs = torch.zeros_like(log_normalizers) if grad_outputs[0] is None else grad_outputs[0]
+        grad_entropies: Tensor | None = grad_outputs[2]
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         dtype = log_normalizers.dtype
         grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
@@ -123,7 +152,14 @@ class _ReadLogprobs(torch.autograd.Function):
                 softcap = ctx.options.softcap
                 logits, slope = _scaled_logits(hidden[rows], weight, head_bias, temperatures[rows], softcap)
                 scale = grad_logprobs[rows] / temperatures[rows]
-                grad = logits.sub_(log_normalizers[rows, None]).exp_().mul_(-scale[:, None])
+                grad = logits.sub_(log_normalizers[rows, None])
+                if grad_entropies is None:
+                    grad = grad.exp_().mul_(-scale[:, None])
+                else:
+                    share = grad_entropies[rows, None] / temperatures[rows, None]
+                    # Where p is 0, log p may be -inf, and p log p is 0.
+                    excess = grad.clamp(min=_IMPOSSIBLE_LOGPROB).add_(entropies[rows, None])
+                    grad = grad.exp().mul_(-(scale[:, None] + share * excess))
                 grad.scatter_add_(-1, targets[rows, None], scale[:, None])
                 if slope is not None:
                     grad.mul_(slope)

@@ -11,26 +11,33 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from envecho.errors import ConfigError, DataError
+from envecho.errors import DataError
 from envecho.losses.batch import WeightedBatch
-from envecho.losses.environment import environment_ce
-from envecho.losses.logprobs import DEFAULT_CHUNK_SIZE, read_logprobs
-from envecho.losses.policy import grpo_loss
+from envecho.losses.cispo import cispo_loss
+from envecho.losses.environment import clipped_ce, environment_ce
+from envecho.losses.gspo import gspo_loss
+from envecho.losses.logprobs import DEFAULT_CHUNK_SIZE, ReadLogprobs, read_logprobs
+from envecho.losses.policy import grpo_loss, reinforce_loss
+from envecho.losses.regularizers import kl_to_reference, truncated_importance_weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLoss:
     """The loss of (a part of) a step; losses of parts add up to the loss of the whole.
 
-    `loss` carries the graph; everything else is detached. `policy_logprobs` are at the batch's temperature at tokens
-    with a policy weight, `env_logprobs` at T = 1 at target tokens, both NaN elsewhere. `clipped` marks the tokens where
-    the clip of the policy loss binds.
+    `loss` carries the graph; everything else is detached. `policy_logprobs` and `entropies` are at the batch's
+    temperature at tokens with a policy, KL or entropy weight, `env_logprobs` at T = 1 at target tokens, NaN elsewhere.
+    `kl_loss` and `entropy_loss` are these terms as they stand in `loss`. `clipped` marks the tokens where the clip of
+    the policy loss binds.
     """
 
     loss: Float[Tensor, ""]
     policy_loss: Float[Tensor, ""]
     env_loss: Float[Tensor, ""]
+    kl_loss: Float[Tensor, ""]
+    entropy_loss: Float[Tensor, ""]
     policy_logprobs: Float[Tensor, " token"]
+    entropies: Float[Tensor, " token"]
     env_logprobs: Float[Tensor, " token"]
     clipped: Bool[Tensor, " token"]
 
@@ -44,7 +51,7 @@ def batch_loss(
     softcap: float | None = None,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
 ) -> BatchLoss:
-    """Return sum(policy_weights * grpo_loss) + sum(env_weights * environment_ce), read in chunks of one term each.
+    """Return the loss that `WeightedBatch` states, read in chunks of one term each.
 
     `hidden[i]` is the state AT token i, which predicts token i + 1 of the same sequence. Actions are read at the
     batch's temperature, targets at T = 1. Targets of weight 0 are read without a gradient in chunks of their own, so
@@ -52,39 +59,47 @@ def batch_loss(
     is connected to `hidden` and the head, so that backward works and every parameter gets a gradient.
 
     Raises:
-        ConfigError: the batch has KL or entropy weights; this sum has no such term.
-        DataError: the log-probs that the ratio needs are missing at a token with a policy weight.
+        DataError: log-probs or ratios that a term needs are missing at a token with a weight of that term.
         ValueError: `hidden` does not have one row per token.
     """
     if hidden.shape[0] != len(batch.token_ids):
         raise ValueError(f"hidden has {hidden.shape[0]} rows, the batch {len(batch.token_ids)} tokens")
-    for name in ("kl_weights", "entropy_weights"):
-        if bool((getattr(batch, name) != 0).any()):
-            raise ConfigError(f"the batch has {name}, but this loss has no such term; leave them 0")
     head = _Head(weight=head_weight, bias=head_bias, softcap=softcap, chunk_size=chunk_size)
-
-    policy_rows = torch.nonzero(batch.policy_weights).flatten()
+    policy_rows = torch.nonzero(policy_side(batch)).flatten()
     env_rows = torch.nonzero(batch.env_weights).flatten()
     logged_rows = torch.nonzero(batch.env_targets & (batch.env_weights == 0)).flatten()
 
-    policy_read = head.read(hidden, batch.token_ids, policy_rows, batch.temperature)
-    env_read = head.read(hidden, batch.token_ids, env_rows, 1.0)
+    read = head.read(hidden, batch.token_ids, policy_rows, batch.temperature, with_entropies=True)
+    env_read = head.read(hidden, batch.token_ids, env_rows, 1.0).logprobs
     with torch.no_grad():
-        logged_read = head.read(hidden, batch.token_ids, logged_rows, 1.0)
-    policy, clipped = _policy_term(policy_read, policy_rows, batch)
-    env = (environment_ce(env_read) * _at(batch.env_weights, env_rows, env_read)).sum()
+        logged_read = head.read(hidden, batch.token_ids, logged_rows, 1.0).logprobs
+    assert read.entropies is not None
+    policy, clipped = _policy_term(read.logprobs, policy_rows, batch)
+    kl = _kl_term(read.logprobs, policy_rows, batch)
+    entropy = _entropy_term(read.entropies, policy_rows, batch)
+    env = _env_term(env_read, env_rows, batch)
 
     # A term without tokens is a connected zero; its backward pass would cost a gradient of zeros as large as the head,
     # so it joins the graph only where nothing else does.
     terms = [term for term, rows in ((policy, policy_rows), (env, env_rows)) if len(rows)] or [policy, env]
+    terms += [term for term in (kl, entropy) if term is not None]
+    zero = policy.detach().new_zeros(())
     return BatchLoss(
         loss=torch.stack(terms).sum(),
         policy_loss=policy.detach(),
         env_loss=env.detach(),
-        policy_logprobs=_spread(hidden, (policy_rows, policy_read)),
+        kl_loss=zero if kl is None else kl.detach(),
+        entropy_loss=zero if entropy is None else entropy.detach(),
+        policy_logprobs=_spread(hidden, (policy_rows, read.logprobs)),
+        entropies=_spread(hidden, (policy_rows, read.entropies)),
         env_logprobs=_spread(hidden, (env_rows, env_read), (logged_rows, logged_read)),
         clipped=_spread(hidden, (policy_rows, clipped)),
     )
+
+
+def policy_side(batch: WeightedBatch) -> Tensor:
+    """Mask `[token]` of the tokens that the policy, KL or entropy term weighs."""
+    return (batch.policy_weights != 0) | (batch.kl_weights != 0) | (batch.entropy_weights != 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +111,12 @@ class _Head:
     softcap: float | None
     chunk_size: int
 
-    def read(self, hidden: Tensor, token_ids: Tensor, rows: Tensor, temperature: float) -> Tensor:
-        """Log-probs `[row]` of the tokens at `rows`, each from the state before it."""
+    def read(
+        self, hidden: Tensor, token_ids: Tensor, rows: Tensor, temperature: float, *, with_entropies: bool = False
+    ) -> ReadLogprobs:
+        """Read the tokens at `rows`, each from the state before it."""
         rows = rows.to(hidden.device)
-        logprobs, _ = read_logprobs(
+        return read_logprobs(
             hidden[rows - 1],
             self.weight,
             token_ids.to(hidden.device)[rows],
@@ -107,20 +124,35 @@ class _Head:
             bias=self.bias,
             chunk_size=self.chunk_size,
             softcap=self.softcap,
+            with_entropies=with_entropies,
         )
-        return logprobs
 
 
 def _policy_term(logprobs: Tensor, rows: Tensor, batch: WeightedBatch) -> tuple[Tensor, Tensor]:
-    spec = batch.policy_loss
-    losses, clipped = grpo_loss(
-        logprobs,
-        _at(batch.advantages, rows, logprobs),
-        denominator_logprobs=_denominator(logprobs, rows, batch),
-        clip_low=spec.clip_low,
-        clip_high=spec.clip_high,
-    )
-    return (losses * _at(batch.policy_weights, rows, logprobs)).sum(), clipped
+    """The weighted policy loss, and where its clip binds; rows that only KL or entropy weighs are left out."""
+    weights = _at(batch.policy_weights, rows, logprobs)
+    places = torch.nonzero(weights).flatten()
+    clipped = torch.zeros(len(rows), dtype=torch.bool, device=logprobs.device)
+    chosen, chosen_rows = logprobs[places], rows.to(places.device)[places]
+    losses, clipped[places] = _policy_losses(chosen, chosen_rows, batch)
+    cap = batch.policy_loss.importance_cap
+    if cap is not None:
+        proximal = _known(batch.proximal_logprobs, "proximal_logprobs", chosen_rows, chosen)
+        sampling = _known(batch.sampling_logprobs, "sampling_logprobs", chosen_rows, chosen)
+        losses = losses * truncated_importance_weights(proximal, sampling, cap=cap)
+    return (losses * weights[places]).sum(), clipped
+
+
+def _policy_losses(logprobs: Tensor, rows: Tensor, batch: WeightedBatch) -> tuple[Tensor, Tensor]:
+    spec, advantages = batch.policy_loss, _at(batch.advantages, rows, logprobs)
+    clips = {"clip_low": spec.clip_low, "clip_high": spec.clip_high}
+    if spec.name == "sft":
+        return reinforce_loss(logprobs, advantages), torch.zeros_like(logprobs, dtype=torch.bool)
+    if spec.name == "gspo":
+        ratios = _known(batch.sequence_ratios, "sequence_ratios", rows, logprobs)
+        return gspo_loss(logprobs, advantages, sequence_ratios=ratios, **clips)
+    loss = grpo_loss if spec.name == "grpo" else cispo_loss
+    return loss(logprobs, advantages, denominator_logprobs=_denominator(logprobs, rows, batch), **clips)
 
 
 def _denominator(logprobs: Tensor, rows: Tensor, batch: WeightedBatch) -> Tensor:
@@ -128,13 +160,39 @@ def _denominator(logprobs: Tensor, rows: Tensor, batch: WeightedBatch) -> Tensor
     if name == "current":
         return logprobs.detach()
     stored = batch.sampling_logprobs if name == "sampling" else batch.proximal_logprobs
-    if stored is None or not bool(torch.isfinite(stored[rows.to(stored.device)]).all()):
+    return _known(stored, f"{name}_logprobs", rows, logprobs)
+
+
+def _known(values: Tensor | None, name: str, rows: Tensor, like: Tensor) -> Tensor:
+    if values is None or not bool(torch.isfinite(values[rows.to(values.device)]).all()):
         raise DataError(
-            f"the policy loss needs {name}_logprobs at every token with a policy weight, and some are unknown; a "
-            f'placeholder would scale the gradient. Compute them, or state ratio_denominator = "current" for the one '
-            f"step that follows sampling"
+            f"the loss needs {name} at every token with a weight, and some are unknown; a placeholder would scale the"
+            f' gradient. Compute them, or state ratio_denominator = "current" for the one step that follows sampling'
         )
-    return _at(stored, rows, logprobs)
+    return _at(values, rows, like)
+
+
+def _kl_term(logprobs: Tensor, rows: Tensor, batch: WeightedBatch) -> Tensor | None:
+    places = torch.nonzero(_at(batch.kl_weights, rows, logprobs)).flatten()
+    if not len(places):
+        return None
+    chosen_rows = rows.to(places.device)[places]
+    reference = _known(batch.reference_logprobs, "reference_logprobs", chosen_rows, logprobs)
+    divergence = kl_to_reference(logprobs[places], reference)
+    return (divergence * _at(batch.kl_weights, chosen_rows, logprobs)).sum()
+
+
+def _entropy_term(entropies: Tensor, rows: Tensor, batch: WeightedBatch) -> Tensor | None:
+    weights = _at(batch.entropy_weights, rows, entropies)
+    return -(entropies * weights).sum() if bool((weights != 0).any()) else None
+
+
+def _env_term(logprobs: Tensor, rows: Tensor, batch: WeightedBatch) -> Tensor:
+    losses = environment_ce(logprobs)
+    clip = batch.policy_loss.env_nll_clip
+    if clip is not None:
+        losses = clipped_ce(losses, clip=clip)
+    return (losses * _at(batch.env_weights, rows, logprobs)).sum()
 
 
 def _at(values: Tensor, rows: Tensor, like: Tensor) -> Tensor:

@@ -28,15 +28,31 @@ def grpo_loss(
     Raises:
         ValueError: a denominator is not finite; a placeholder there scales the gradient by the token's own probability.
     """
-    denominator = denominator_logprobs.detach()
-    if not bool(torch.isfinite(denominator).all()):
-        raise ValueError("denominator log-probs must be finite at every token that has a policy weight")
-    ratio = torch.exp(policy_logprobs - denominator)
+    ratio = torch.exp(policy_logprobs - finite_denominator(denominator_logprobs))
+    return clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
+
+
+def clipped_surrogate(
+    ratio: Float[Tensor, " token"], advantages: Float[Tensor, " token"], *, clip_low: float, clip_high: float
+) -> tuple[Float[Tensor, " token"], Bool[Tensor, " token"]]:
+    """Return -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A) and where the clip binds, per token."""
     plain = ratio * advantages
     limited = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
     clipped = limited < plain
     # Not torch.minimum: at a tie it halves the gradient and adds the halves, which is inexact for tiny advantages.
     return -torch.where(clipped, limited, plain), clipped
+
+
+def finite_denominator(denominator_logprobs: Float[Tensor, " token"]) -> Float[Tensor, " token"]:
+    """Return the denominator as data, without a gradient.
+
+    Raises:
+        ValueError: it is not finite everywhere; a placeholder scales the gradient by the token's own probability.
+    """
+    denominator = denominator_logprobs.detach()
+    if not bool(torch.isfinite(denominator).all()):
+        raise ValueError("denominator log-probs must be finite at every token that has a policy weight")
+    return denominator
 
 
 def reinforce_loss(
