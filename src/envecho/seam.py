@@ -7,6 +7,7 @@ RFC 007's optimizer; the world's are OpenEnv's `Environment`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -58,6 +59,42 @@ class World(Protocol):
 
     def close(self) -> None:
         """End the episode and release everything that it holds; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class TaskSuite(Protocol):
+    """The numbered tasks of one world: number n of a split is the same task in every run and process.
+
+    `splits` name disjoint sets of tasks, `train` among them. A suite is what `--world NAME` and `[rollout] world` name.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name in configurations."""
+        ...
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that there are."""
+        ...
+
+    def num_tasks(self, split: str) -> int | None:
+        """How many different tasks a split has; beyond that, numbers start over. None: no end."""
+        ...
+
+    def task_id(self, split: str, number: int) -> str:
+        """Name the task; results of one task are clustered by it."""
+        ...
+
+    def make_world(self, split: str, number: int) -> World:
+        """Return a world whose `reset` starts this task, whatever seed it gets."""
+        ...
+
+    def scripted_turns(
+        self, split: str, number: int, *, policy: str, seed: int
+    ) -> Sequence[tuple[str, Mapping[str, str]]]:
+        """Return what a scripted policy (`oracle` or `explore`) says on this task, with observation labels."""
         ...
 
 
@@ -113,11 +150,41 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Sampled ids (the stop token included) and their log-probs under the sampling distribution, both `[token]`."""
+    """Sampled ids (the stop token included), their log-probs and entropies under the sampling distribution, `[token]`.
+
+    An entropy is that of the whole distribution from which the token was drawn, in nats; None where nobody computed it.
+    """
 
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     stopped: bool
+    entropies: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnRequest:
+    """One turn to sample in a `SamplingSession`.
+
+    `row` names the episode within the session; `prompt` `[token]` is the whole history of it. `key` seeds the draws:
+    the draw of position p of this turn is a function of (`SamplingParams.seed`, key, p) and of nothing else, so it does
+    not depend on what is decoded beside it.
+    """
+
+    row: int
+    prompt: NDArray[np.int32]
+    key: tuple[int, ...]
+
+
+class SamplingSession(Protocol):
+    """Episodes that are decoded together; each keeps its key-value cache from turn to turn."""
+
+    def sample(self, requests: Sequence[TurnRequest], params: SamplingParams) -> list[Sample]:
+        """Sample one turn for each request; what a row's prompt shares with its last prompt is not computed again."""
+        ...
+
+    def drop(self, row: int) -> None:
+        """Free the cache of an episode that is over."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,24 +197,48 @@ class ScoreRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Per token of a request: `logprobs` float32 at T = 1, NaN where not read; `top1` whether it was the argmax."""
+    """Per token of a request: `logprobs` float32, NaN where not read; `top1` whether it was the argmax.
+
+    `entropies` float32 in nats, NaN where not read, is that of the distribution over the token; None unless asked for.
+    """
 
     logprobs: NDArray[np.float32]
     top1: NDArray[np.bool_]
+    entropies: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardBackwardOutput:
     """Sums over the batch, and per token the log-prob that its term read (`[token]`, NaN where none did).
 
-    `env_logprobs` is at T = 1 at every `env_targets` token; `policy_logprobs` at the batch's temperature.
+    `env_logprobs` is at T = 1 at every `env_targets` token; `policy_logprobs` at the batch's temperature, at every
+    token with a policy, KL or entropy weight. `entropies` belongs to the same tokens, in nats; `clipped` marks the
+    tokens where the clip of the policy loss binds. `kl_loss` and `entropy_loss` are those terms as they stand in
+    `loss`.
     """
 
     loss: float
     policy_loss: float
     env_loss: float
+    kl_loss: float = 0.0
+    entropy_loss: float = 0.0
     policy_logprobs: NDArray[np.float32]
     env_logprobs: NDArray[np.float32]
+    entropies: NDArray[np.float32]
+    clipped: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermGradients:
+    """L2 norms of the gradients of the policy side (policy, KL, entropy) and of the environment term, and their cosine.
+
+    A norm is 0 where the term has no weight; `cosine` is then None. `seconds` is what measuring took.
+    """
+
+    policy_norm: float
+    env_norm: float
+    cosine: float | None
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,16 +265,29 @@ class Engine(Protocol):
         """Add the gradient of the batch's loss to what is accumulated since the last step."""
         ...
 
+    def term_gradients(self, batch: WeightedBatch) -> TermGradients:
+        """Measure the gradients of the two terms apart; nothing is accumulated and nothing changes.
+
+        It costs two forward and backward passes over the batch.
+        """
+        ...
+
     def optim_step(self, params: AdamParams) -> float:
         """Apply one AdamW step to the accumulated gradient, clear it, and return its norm before clipping."""
         ...
 
-    def logprobs(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
-        """Score tokens without a gradient, at T = 1."""
+    def logprobs(
+        self, requests: Sequence[ScoreRequest], *, temperature: float = 1.0, with_entropies: bool = False
+    ) -> list[Scores]:
+        """Score tokens without a gradient, under softmax(logits / temperature)."""
         ...
 
     def sample(self, prompts: Sequence[NDArray[np.int32]], params: SamplingParams) -> list[Sample]:
         """Continue each prompt."""
+        ...
+
+    def sampling_session(self) -> AbstractContextManager[SamplingSession]:
+        """Open a session for a batch of episodes; leaving the block frees its cache."""
         ...
 
     def save_model(self, folder: Path) -> None:

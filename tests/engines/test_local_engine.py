@@ -165,7 +165,9 @@ def test_the_conformance_kit_finds_an_engine_that_divides_per_call(tiny_llama: P
             weights = batch.env_weights / batch.num_sequences
             return self._inner.forward_backward(dataclasses.replace(batch, env_weights=weights))
 
-    report = check_engine(Averaging(LocalEngine(tiny_llama, device="cpu")), tmp_path, vocab_size=61)
+    report = check_engine(
+        Averaging(LocalEngine(tiny_llama, device="cpu", compute_dtype="float32")), tmp_path, vocab_size=61
+    )
     assert {check.name for check in report.failures} == {
         "the loss is the weighted sum",
         "gradients of parts add up",
@@ -260,7 +262,7 @@ def test_a_saved_model_is_a_plain_hugging_face_folder(smollm2_dir: Path, tiny_ll
     shutil.copytree(tiny_llama, source)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(smollm2_dir / name, source / name)
-    engine = LocalEngine(source, device="cpu")
+    engine = LocalEngine(source, device="cpu", compute_dtype="float32")
     engine.forward_backward(random_batch([6, 5]))
     engine.optim_step(PLAIN)
     out = tmp_path / "out"

@@ -10,8 +10,10 @@ random but the draws of `sample`. Not here: what a token is worth (`envecho.obje
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import final
 
@@ -20,7 +22,9 @@ import torch
 from numpy.typing import NDArray
 
 from envecho.engines import state
-from envecho.engines.micro_batches import pad_rows, split_batch, take, weight_mask
+from envecho.engines.batch_sums import BatchSums
+from envecho.engines.decoding import CachedSession
+from envecho.engines.micro_batches import pad_rows, split_batch, take, weight_mask, without_env, without_policy
 from envecho.engines.model import load_causal_model, refuse_dropout
 from envecho.engines.precision import (
     ComputeDtype,
@@ -32,7 +36,7 @@ from envecho.engines.precision import (
 )
 from envecho.engines.pretrained import resolve_model
 from envecho.engines.sampling import draw_samples
-from envecho.engines.scoring import score, trees_are_exact
+from envecho.engines.scoring import ScoringOptions, score, trees_are_exact
 from envecho.errors import EngineError
 from envecho.losses import WeightedBatch, batch_loss
 from envecho.seam import (
@@ -43,6 +47,7 @@ from envecho.seam import (
     SamplingParams,
     ScoreRequest,
     Scores,
+    TermGradients,
 )
 
 # Logits of one chunk of positions: 32 MB in float32 on a CPU, 1 GB on a GPU.
@@ -135,9 +140,7 @@ class LocalEngine:
                 f"a sequence has {longest} tokens, the model's context {self._model.max_context_tokens}; tokenise with"
                 " max_tokens so that long trajectories become windows"
             )
-        totals = np.zeros(3, dtype=np.float64)
-        policy_logprobs = np.full(len(batch.token_ids), np.nan, dtype=np.float32)
-        env_logprobs = np.full(len(batch.token_ids), np.nan, dtype=np.float32)
+        sums = BatchSums(len(batch.token_ids))
         for micro in split_batch(batch, self._max_tokens):
             part = take(batch, micro.tokens, self._model.device)
             has_weight = bool(weight_mask(part).any())
@@ -155,16 +158,34 @@ class LocalEngine:
                 )
                 if out.loss.requires_grad:
                     out.loss.backward()
-            totals += [float(out.loss.detach()), float(out.policy_loss), float(out.env_loss)]
-            policy_logprobs[micro.tokens.numpy()] = out.policy_logprobs.float().cpu().numpy()
-            env_logprobs[micro.tokens.numpy()] = out.env_logprobs.float().cpu().numpy()
-        return ForwardBackwardOutput(
-            loss=float(totals[0]),
-            policy_loss=float(totals[1]),
-            env_loss=float(totals[2]),
-            policy_logprobs=policy_logprobs,
-            env_logprobs=env_logprobs,
+            sums.add(micro.tokens, out)
+        return sums.output()
+
+    def term_gradients(self, batch: WeightedBatch) -> TermGradients:
+        """Measure the gradients of the policy side and of the environment term apart; see `envecho.seam.Engine`.
+
+        Two forward and backward passes, and memory for two more gradients; what is accumulated stays, bit for bit.
+        """
+        self._require_training()
+        started = time.monotonic()
+        with self._masters.set_aside():
+            policy = self._term_gradient(without_env(batch))
+        with self._masters.set_aside():
+            env = self._term_gradient(without_policy(batch))
+        norms = [sum(float(g.double().square().sum()) for g in term.values()) ** 0.5 for term in (policy, env)]
+        product = sum(float((policy[name].double() * env[name].double()).sum()) for name in policy.keys() & env.keys())
+        return TermGradients(
+            policy_norm=norms[0],
+            env_norm=norms[1],
+            cosine=product / (norms[0] * norms[1]) if all(norms) else None,
+            seconds=time.monotonic() - started,
         )
+
+    def _term_gradient(self, batch: WeightedBatch) -> dict[str, torch.Tensor]:
+        if not bool(weight_mask(batch).any()):
+            return {}
+        self.forward_backward(batch)
+        return self._masters.named_gradients()
 
     def optim_step(self, params: AdamParams) -> float:
         """Clip the accumulated gradient, apply one AdamW step, clear, and return the norm before clipping.
@@ -198,23 +219,32 @@ class LocalEngine:
         self._counters["num_optim_steps"] += 1
         return float(norm)
 
-    def logprobs(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
-        """Score tokens at T = 1 without a gradient; requests with a common beginning compute it once.
+    def logprobs(
+        self, requests: Sequence[ScoreRequest], *, temperature: float = 1.0, with_entropies: bool = False
+    ) -> list[Scores]:
+        """Score tokens under softmax(logits / temperature); requests with a common beginning compute it once.
 
         `shares_prefixes` is off for models that cannot do this exactly; set it to False to score every request by
         itself. The results agree within rounding.
         """
-        return score(
-            self._model,
-            requests,
+        options = ScoringOptions(
             max_tokens=self._max_tokens,
             chunk_size=self._chunk_size,
             share=self.shares_prefixes,
+            temperature=temperature,
+            with_entropies=with_entropies,
         )
+        return score(self._model, requests, options)
 
     def sample(self, prompts: Sequence[NDArray[np.int32]], params: SamplingParams) -> list[Sample]:
         """Continue each prompt; see `envecho.engines.sampling.draw_samples`."""
         return draw_samples(self._model, prompts, params, seed=self._counters["seed"], max_tokens=self._max_tokens)
+
+    @contextmanager
+    def sampling_session(self) -> Generator[CachedSession]:
+        """Open a session for a batch of episodes; see `envecho.engines.decoding.CachedSession`."""
+        session = CachedSession(self._model, seed=self._counters["seed"])
+        yield session
 
     def save_model(self, folder: Path) -> None:
         """Write the model alone, as a plain Hugging Face folder, without the optimiser."""

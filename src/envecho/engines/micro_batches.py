@@ -78,6 +78,19 @@ def weight_mask(batch: WeightedBatch) -> Tensor:
     return torch.stack([weight != 0 for weight in weights]).any(dim=0)
 
 
+def without_env(batch: WeightedBatch) -> WeightedBatch:
+    """Return the batch with the policy side alone: no environment weight, nothing read for the log."""
+    return dataclasses.replace(
+        batch, env_weights=torch.zeros_like(batch.env_weights), env_targets=torch.zeros_like(batch.env_targets)
+    )
+
+
+def without_policy(batch: WeightedBatch) -> WeightedBatch:
+    """Return the batch with the environment term alone."""
+    names = ("policy_weights", "kl_weights", "entropy_weights")
+    return dataclasses.replace(batch, **{name: torch.zeros_like(getattr(batch, name)) for name in names})
+
+
 def take(batch: WeightedBatch, tokens: Tensor, device: torch.device) -> WeightedBatch:
     """Return the part of a batch at `tokens` `[token]`, on a device, its sequences renumbered from 0."""
     part: dict[str, Tensor | None] = {}

@@ -5,7 +5,8 @@ Not here: the optimiser, which steps the masters (`local`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -130,7 +131,23 @@ class MasterWeights:
 
     def gradients(self) -> list[Tensor]:
         """The gradients that exist."""
-        return [value.grad for value in self.parameters.values() if value.grad is not None]
+        return list(self.named_gradients().values())
+
+    def named_gradients(self) -> dict[str, Tensor]:
+        """The gradients that exist, by the parameter's name."""
+        return {name: value.grad for name, value in self.parameters.items() if value.grad is not None}
+
+    @contextmanager
+    def set_aside(self) -> Generator[None]:
+        """Lay the accumulated gradients aside for the block, and put the very same tensors back at its end."""
+        kept = {name: value.grad for name, value in self.parameters.items()}
+        for value in self.parameters.values():
+            value.grad = None
+        try:
+            yield
+        finally:
+            for name, value in self.parameters.items():
+                value.grad = kept[name]
 
 
 def _give_gradient_to(master: Parameter) -> Callable[[Tensor], None]:

@@ -75,6 +75,7 @@ def _decode(
 ) -> list[Sample]:
     ids: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
+    entropies: list[list[float]] = [[] for _ in prompts]
     stopped = [False] * len(prompts)
     alive = list(range(len(prompts)))
     token_ids, mask = _pad_left(prompts, model.device)
@@ -90,10 +91,12 @@ def _decode(
         )
         cache = out.past_key_values
         logits = model.logits(out.last_hidden_state[:, -1])
-        chosen, chosen_logprobs = _choose(logits, [generators[row] for row in alive], params.temperature)
+        draws = np.array([generators[row].random() for row in alive]) if params.temperature else np.zeros(len(alive))
+        chosen, chosen_logprobs, chosen_entropies = choose(logits, draws, params.temperature)
         for place, row in enumerate(alive):
             ids[row].append(int(chosen[place]))
             logprobs[row].append(float(chosen_logprobs[place]))
+            entropies[row].append(float(chosen_entropies[place]))
             stopped[row] = ids[row][-1] in params.stop_token_ids
         keep = [place for place, row in enumerate(alive) if not stopped[row]]
         if not keep:
@@ -109,6 +112,7 @@ def _decode(
             token_ids=np.array(ids[row], dtype=np.int32),
             logprobs=np.array(logprobs[row], dtype=np.float32),
             stopped=stopped[row],
+            entropies=np.array(entropies[row], dtype=np.float32),
         )
         for row in range(len(prompts))
     ]
@@ -124,17 +128,24 @@ def _pad_left(prompts: Sequence[NDArray[np.int32]], device: torch.device) -> tup
     return torch.from_numpy(token_ids).to(device), torch.from_numpy(mask).to(device)
 
 
-def _choose(
-    logits: Tensor, generators: Sequence[np.random.Generator], temperature: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return one token id and its log-prob per row of `logits` `[row, vocab]`."""
+def choose(
+    logits: Tensor, draws: NDArray[np.float64], temperature: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return one token id, its log-prob and the entropy per row of `logits` `[row, vocab]`, from draws in [0, 1).
+
+    The distribution is softmax(logits / temperature). At temperature 0 the largest logit is taken; log-prob and entropy
+    are 0 because nothing else could have been.
+    """
     if temperature == 0:
         chosen = logits.argmax(dim=-1).cpu().numpy()
-        return chosen, np.zeros(len(chosen))
+        return chosen, np.zeros(len(chosen)), np.zeros(len(chosen))
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    cumulative = logprobs.double().exp().cumsum(dim=-1)
-    draws = torch.tensor([generator.random() for generator in generators], dtype=torch.float64, device=logits.device)
+    probabilities = logprobs.double().exp()
+    cumulative = probabilities.cumsum(dim=-1)
+    uniform = torch.from_numpy(draws).to(cumulative)
     # The last sum is not exactly 1; scaling the draw keeps it below the last sum, so a token is always found.
-    chosen = torch.searchsorted(cumulative, (draws * cumulative[:, -1])[:, None], right=True)
+    chosen = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)
     chosen = chosen.clamp(max=logits.shape[-1] - 1)
-    return chosen.squeeze(1).cpu().numpy(), logprobs.gather(-1, chosen).squeeze(1).double().cpu().numpy()
+    entropies = torch.special.entr(probabilities).sum(dim=-1)
+    chosen_logprobs = logprobs.gather(-1, chosen).squeeze(1).double()
+    return chosen.squeeze(1).cpu().numpy(), chosen_logprobs.cpu().numpy(), entropies.cpu().numpy()

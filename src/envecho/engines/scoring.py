@@ -119,43 +119,61 @@ def trees_are_exact(model: CausalModel) -> bool:
     return bool((found - expected).norm() <= tolerance * expected.norm())
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions:
+    """How to score: tokens per pass, positions per chunk of the head, shared beginnings, and what is read."""
+
+    max_tokens: int
+    chunk_size: int
+    share: bool
+    temperature: float = 1.0
+    with_entropies: bool = False
+
+
 @torch.no_grad()
-def score(
-    model: CausalModel, requests: Sequence[ScoreRequest], *, max_tokens: int, chunk_size: int, share: bool
-) -> list[Scores]:
-    """Return log-probs at T = 1 and top-1 marks of the read tokens of every request, in order.
+def score(model: CausalModel, requests: Sequence[ScoreRequest], options: ScoringOptions) -> list[Scores]:
+    """Return log-probs, top-1 marks and (where asked) entropies of the read tokens of every request, in order.
 
     Raises:
-        EngineError: a request reads its token 0, or is longer than the model's context.
+        EngineError: a request reads its token 0, or is longer than the model's context; the temperature is not
+            positive.
     """
+    if not options.temperature > 0:
+        raise EngineError(f"temperature is {options.temperature}, expected a positive number")
     inputs = [_input_of(request, model.max_context_tokens) for request in requests]
     scores = [
         Scores(
             logprobs=np.full(len(request.token_ids), np.nan, dtype=np.float32),
             top1=np.zeros(len(request.token_ids), dtype=np.bool_),
+            entropies=np.full(len(request.token_ids), np.nan, dtype=np.float32) if options.with_entropies else None,
         )
         for request in requests
     ]
-    trees = [tree for tree in plan_trees(inputs, max_tokens, share=share) if len(tree)]
-    for group in plan_rows([len(tree) for tree in trees], max_tokens):
+    trees = [tree for tree in plan_trees(inputs, options.max_tokens, share=options.share) if len(tree)]
+    for group in plan_rows([len(tree) for tree in trees], options.max_tokens):
         rows = [trees[index] for index in group]
         hidden = _tree_hidden(model, rows)
         states, targets, where = _collect_reads(rows, requests, hidden)
-        logprobs, top1 = read_logprobs(
+        read = read_logprobs(
             states,
             model.head_weight,
             targets,
-            temperatures=torch.ones(len(targets), device=targets.device),
+            temperatures=torch.full((len(targets),), options.temperature, device=targets.device, dtype=torch.float64),
             bias=model.head_bias,
-            chunk_size=chunk_size,
+            chunk_size=options.chunk_size,
             softcap=model.softcap,
+            with_entropies=options.with_entropies,
         )
-        values, marks = logprobs.float().cpu().numpy(), top1.cpu().numpy()
+        values, marks = read.logprobs.float().cpu().numpy(), read.top1.cpu().numpy()
+        entropies = None if read.entropies is None else read.entropies.float().cpu().numpy()
         start = 0
         for member, tokens in where:
             stop = start + len(tokens)
             scores[member].logprobs[tokens] = values[start:stop]
             scores[member].top1[tokens] = marks[start:stop]
+            kept = scores[member].entropies
+            if kept is not None and entropies is not None:
+                kept[tokens] = entropies[start:stop]
             start = stop
     return scores
 

@@ -1,0 +1,134 @@
+"""`CachedSession`: what it samples is what a plain forward pass over the whole history says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from envecho.engines.local import LocalEngine
+from envecho.errors import EngineError
+from envecho.seam import SamplingParams, ScoreRequest, TurnRequest
+
+STOP = 7
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_llama):
+    return LocalEngine(tiny_llama, compute_dtype="float64", device="cpu", seed=5)
+
+
+def history(seed: int, length: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(8, 61, length).astype(np.int32)
+
+
+def require_true_logprobs(engine, prompt, sample, temperature):
+    """Log-probs and entropies of a sampled turn are those of plain scoring of prompt and turn."""
+    ids = np.concatenate([prompt, sample.token_ids])
+    read = np.arange(len(ids)) >= len(prompt)
+    (scores,) = engine.logprobs([ScoreRequest(token_ids=ids, read=read)], temperature=temperature, with_entropies=True)
+    np.testing.assert_allclose(sample.logprobs, scores.logprobs[read], atol=2e-6)
+    np.testing.assert_allclose(sample.entropies, scores.entropies[read], atol=2e-6)
+
+
+def test_ragged_episodes_over_turns_are_scored_as_their_whole_histories(engine):
+    """Catches wrong positions or masks behind padding and holes: log-probs of another text than the one kept."""
+    params = SamplingParams(max_tokens=6, temperature=0.7, seed=1, stop_token_ids=(STOP,))
+    prompts = {row: history(row, length) for row, length in enumerate((3, 11, 7, 1))}
+    with engine.sampling_session() as session:
+        for turn in range(4):
+            requests = [TurnRequest(row=row, prompt=prompt, key=(0, row, turn)) for row, prompt in prompts.items()]
+            for request, sample in zip(requests, session.sample(requests, params), strict=True):
+                require_true_logprobs(engine, request.prompt, sample, 0.7)
+                answer = history(100 * turn + request.row, 1 + (request.row * 5 + turn) % 9)
+                prompts[request.row] = np.concatenate([request.prompt, sample.token_ids, answer])
+            if turn == 1:
+                session.drop(1)
+                del prompts[1]
+
+
+def test_a_history_that_is_written_anew_is_computed_anew_from_where_it_differs(engine):
+    """Catches a cache that goes on behind tokens that are no longer there (a template that drops earlier thinking)."""
+    params = SamplingParams(max_tokens=4, seed=1)
+    first = [history(1, 12), history(2, 5)]
+    with engine.sampling_session() as session:
+        session.sample([TurnRequest(row=r, prompt=p, key=(r,)) for r, p in enumerate(first)], params)
+        changed = [np.concatenate([first[0][:4], history(9, 3)]), np.concatenate([first[1], history(8, 20)])]
+        for _ in range(3):  # thrice, so that the holes are packed
+            requests = [TurnRequest(row=r, prompt=p, key=(r, 1)) for r, p in enumerate(changed)]
+            for request, sample in zip(requests, session.sample(requests, params), strict=True):
+                require_true_logprobs(engine, request.prompt, sample, 1.0)
+            changed = [changed[0][:3], changed[1][:2]]
+            changed = [np.concatenate([one, history(7, 4)]) for one in changed]
+
+
+def test_a_draw_depends_on_its_key_and_not_on_its_neighbours(engine):
+    """Catches one generator for the whole batch: a rollout could not be repeated once another one is gone."""
+    params = SamplingParams(max_tokens=8, temperature=1.3, seed=3)
+    requests = [TurnRequest(row=row, prompt=history(row, 5 + row), key=(4, row)) for row in range(4)]
+    with engine.sampling_session() as session:
+        together = session.sample(requests, params)
+    for request, expected in zip(requests, together, strict=True):
+        with engine.sampling_session() as session:
+            (alone,) = session.sample([request], params)
+        np.testing.assert_array_equal(alone.token_ids, expected.token_ids)
+    with engine.sampling_session() as session:
+        (other,) = session.sample([TurnRequest(row=0, prompt=requests[0].prompt, key=(5, 0))], params)
+    assert other.token_ids.tolist() != together[0].token_ids.tolist()
+
+
+def test_draws_follow_the_distribution(engine):
+    """Catches a draw that is biased: frequencies of 4,000 first tokens against the model's own probabilities."""
+    prompt = history(0, 6)
+    params = SamplingParams(max_tokens=1, temperature=0.5, seed=0)
+    counts = np.zeros(engine._model.head_weight.shape[0])
+    for block in range(4):
+        requests = [TurnRequest(row=row, prompt=prompt, key=(block, row)) for row in range(1000)]
+        with engine.sampling_session() as session:
+            for sample in session.sample(requests, params):
+                counts[sample.token_ids[0]] += 1
+    with torch.no_grad():
+        hidden = engine._model.hidden(torch.from_numpy(prompt.astype(np.int64))[None])
+        expected = torch.softmax(engine._model.logits(hidden[:, -1]) / 0.5, -1)[0].double().numpy()
+    top = np.argsort(-expected)[:5]
+    np.testing.assert_allclose(counts[top] / 4000, expected[top], atol=4 * np.sqrt(0.25 / 4000))
+
+
+def test_an_early_leaver_stops_at_its_stop_token_and_the_others_go_on(engine):
+    """Catches tokens after the stop token, and a row that ends because another one did."""
+    params = SamplingParams(max_tokens=40, temperature=2.0, seed=2, stop_token_ids=tuple(range(0, 20)))
+    requests = [TurnRequest(row=row, prompt=history(row, 4), key=(row,)) for row in range(6)]
+    with engine.sampling_session() as session:
+        samples = session.sample(requests, params)
+    assert len({len(sample.token_ids) for sample in samples}) > 1
+    for sample in samples:
+        inside = np.isin(sample.token_ids, params.stop_token_ids)
+        assert not inside[:-1].any()
+        assert inside[-1] or len(sample.token_ids) == 40
+        assert sample.stopped == bool(inside[-1])
+
+
+def test_temperature_zero_is_greedy(engine):
+    """Catches a temperature of 0 that divides, or draws."""
+    request = TurnRequest(row=0, prompt=history(3, 6), key=(0,))
+    with engine.sampling_session() as session:
+        (sample,) = session.sample([request], SamplingParams(max_tokens=5, temperature=0.0))
+    ids = request.prompt
+    for token in sample.token_ids:
+        with torch.no_grad():
+            hidden = engine._model.hidden(torch.from_numpy(ids.astype(np.int64))[None])
+            assert int(engine._model.logits(hidden[:, -1]).argmax()) == token
+        ids = np.append(ids, token)
+
+
+@pytest.mark.parametrize(
+    ("requests", "message"),
+    [
+        ([TurnRequest(row=0, prompt=history(0, 0), key=())], "do not fit"),
+        ([TurnRequest(row=0, prompt=history(0, 3), key=())] * 2, "twice"),
+    ],
+)
+def test_a_wrong_request_is_refused(engine, requests, message):
+    """Catches an empty prompt that crashes deep in the model, and two turns of one episode at once."""
+    with engine.sampling_session() as session, pytest.raises(EngineError, match=message):
+        session.sample(requests, SamplingParams(max_tokens=2))
