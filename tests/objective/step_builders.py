@@ -45,6 +45,7 @@ def tokenized(letters: str, trajectory_id: str = "t0", *, seed: int = 0, sampled
         "turns": turns[: len(letters)].astype(np.int32),
         "num_bytes": np.ones(len(letters), dtype=np.uint16),
         "sampling_logprobs": (logprobs if sampled else np.full(len(letters), np.nan)).astype(np.float32),
+        "sampling_entropies": np.full(len(letters), np.nan, dtype=np.float32),
         "sampling_temperature": 0.8 if sampled else None,
     }
     return TokenizedTrajectory(**(fields | changes))

@@ -15,7 +15,14 @@ from step_builders import tokenized
 
 from envecho.errors import ConfigError, DataError
 from envecho.losses import SPLIT_RULES, NormalizerName
-from envecho.objective import EchoConfig, compile_batch
+from envecho.objective import (
+    EchoConfig,
+    FilterConfig,
+    NoiseConfig,
+    PolicyConfig,
+    ScheduleConfig,
+    compile_batch,
+)
 
 FREE = EchoConfig(use_rl=False, world_model_coeff=1.0)
 SPLIT_FREE = sorted(set(get_args(NormalizerName)) - SPLIT_RULES)
@@ -69,6 +76,11 @@ def test_counters_name_what_the_step_holds():
         "num_dropped_action_tokens_context_truncated": 0,
         "num_groups": 2,
         "num_zero_variance_groups": 1,
+        "num_rollouts_ungraded_world_error": 0,
+        "num_rollouts_ungraded_policy_error": 0,
+        "num_rollouts_ungraded_timeout": 0,
+        "num_env_tokens_excluded": 0,
+        "num_env_tokens_low_entropy": 0,
     }
 
 
@@ -76,6 +88,8 @@ def test_every_counter_is_described_in_the_documentation():
     """Catches a counter that is logged without a definition (STYLE 36)."""
     page = (Path(__file__).parents[2] / "docs" / "objective.md").read_text()
     names = [*compile_batch([tokenized("cao")], FREE).counters, *EchoConfig.model_fields, *get_args(NormalizerName)]
+    for table in (PolicyConfig, FilterConfig, NoiseConfig, ScheduleConfig):
+        names += table.model_fields
     assert [name for name in names if f"`{name}`" not in page] == []
 
 
@@ -99,7 +113,8 @@ def test_branches_are_one_rollout_of_their_group():
     """Catches a group mean over branches: an episode whose template rewrote history would vote twice."""
     branches = [tokenized("cao", "one", reward=1.0), tokenized("caoao", "one", reward=1.0, branch=1, owned_from=3)]
     rest = [tokenized("cao", "two", reward=0.0)]
-    advantages = compile_batch([*branches, *rest], EchoConfig(advantage_std=False)).batch.advantages
+    config = EchoConfig(policy=PolicyConfig(advantage="group_mean"))
+    advantages = compile_batch([*branches, *rest], config).batch.advantages
     assert advantages.tolist() == [0.5] * 8 + [-0.5] * 3
 
 

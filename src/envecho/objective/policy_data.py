@@ -1,10 +1,11 @@
 """What the policy term needs beyond masks: advantages, which actions may be trained, and at which temperature.
 
-Not here: the policy loss (`losses.policy`), and its normaliser.
+Not here: the policy loss (`losses.policy` and its neighbours), and its normaliser.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from envecho.errors import DataError
-from envecho.losses import group_advantages
+from envecho.losses import AdvantageName, group_advantages
 from envecho.objective.config import EchoConfig
-from envecho.objective.step import Step
+from envecho.objective.step import Episode, Step
+from envecho.trajectory import StopReason
+
+FAILURES = (StopReason.WORLD_ERROR, StopReason.POLICY_ERROR, StopReason.TIMEOUT)
+"""Why a rollout may end without a reward and still be data: its observations are trained, its actions are not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,50 +34,81 @@ class PolicyData:
     @staticmethod
     def absent(step: Step) -> PolicyData:
         """Verifier-free: no action is trained, and no reward, group or sampling log-prob is asked for."""
-        counters = _counters(step, np.zeros_like(step.action_mask), np.zeros_like(step.action_mask))
+        none = np.zeros_like(step.action_mask)
         return PolicyData(
-            trained=np.zeros_like(step.action_mask),
+            trained=none,
             advantages=np.zeros(len(step.action_mask)),
             temperature=1.0,
-            counters=counters | {"num_groups": 0, "num_zero_variance_groups": 0},
+            counters=_counters(step, none, none) | _no_groups(),
+        )
+
+    @staticmethod
+    def imitation(step: Step) -> PolicyData:
+        """Cross-entropy on all actions whose context is whole: every advantage is 1, the temperature too."""
+        dropped = step.action_mask & step.context_truncated
+        trained = step.action_mask & ~step.context_truncated
+        return PolicyData(
+            trained=trained,
+            advantages=np.ones(len(step.action_mask)),
+            temperature=1.0,
+            counters=_counters(step, trained, dropped) | _no_groups(),
         )
 
 
 def policy_data(step: Step, config: EchoConfig) -> PolicyData:
-    """Return what GRPO needs, or say what is unknown; nothing is guessed.
+    """Return what the config's policy term needs, or say what is unknown; nothing is guessed.
+
+    Rollouts that failed (`FAILURES`) and have no reward are left out of their group, and their actions have no weight.
 
     Raises:
-        DataError: a reward or group is unknown, or a trained action has no sampling log-prob or temperature, or the
-            temperatures differ.
+        DataError: another reward or a group is unknown, or a trained action has no sampling log-prob or temperature, or
+            the temperatures differ.
     """
-    groups, num_zero_variance, advantages = _advantages(step, use_std=config.advantage_std)
+    if not config.use_rl:
+        return PolicyData.absent(step)
+    kind = config.preset.advantage
+    if kind is None:
+        return PolicyData.imitation(step)
+    graded = np.array([not _failed(episode) for episode in step.trajectories])
+    groups, advantages = _advantages(step, graded, kind)
     dropped = step.action_mask & step.context_truncated
-    trained = step.action_mask & ~step.context_truncated
+    trained = step.action_mask & ~step.context_truncated & graded[step.trajectory_of_token]
     _check_sampling_logprobs(step, trained)
+    reasons = Counter(str(e.stop_reason) for e in step.trajectories if _failed(e))
     return PolicyData(
         trained=trained,
         advantages=advantages[step.trajectory_of_token],
         temperature=_temperature(step, trained),
-        counters=_counters(step, trained, dropped)
-        | {"num_groups": groups, "num_zero_variance_groups": num_zero_variance},
+        counters=_counters(step, trained, dropped) | groups | _ungraded(reasons),
     )
 
 
-def _advantages(step: Step, *, use_std: bool) -> tuple[int, int, NDArray[np.float64]]:
-    ungraded = [e.trajectory_id for e in step.trajectories if e.reward is None or not np.isfinite(e.reward)]
+def _failed(episode: Episode) -> bool:
+    return episode.reward is None and episode.stop_reason in FAILURES
+
+
+def _advantages(
+    step: Step, graded: NDArray[np.bool_], kind: AdvantageName
+) -> tuple[dict[str, int | float], NDArray[np.float64]]:
+    episodes = [episode for episode, known in zip(step.trajectories, graded, strict=True) if known]
+    ungraded = [e.trajectory_id for e in episodes if e.reward is None or not np.isfinite(e.reward)]
     if ungraded:
         raise DataError(f"use_rl needs a reward for every trajectory; unknown for {_names(ungraded)}. {_VERIFIER_FREE}")
-    ungrouped = [e.trajectory_id for e in step.trajectories if e.group_id is None]
+    ungrouped = [e.trajectory_id for e in episodes if e.group_id is None]
     if ungrouped:
         raise DataError(
             f"use_rl compares rewards within a group; {_names(ungrouped)} have no group_id. {_VERIFIER_FREE}"
         )
-    _, group_index = np.unique([str(e.group_id) for e in step.trajectories], return_inverse=True)
-    rewards = np.array([e.reward for e in step.trajectories], dtype=np.float64)
-    advantages = group_advantages(torch.from_numpy(rewards), torch.from_numpy(group_index), use_std=use_std).numpy()
+    advantages = np.zeros(len(step.trajectories), dtype=np.float64)
+    if not episodes:
+        return _no_groups(), advantages
+    _, group_index = np.unique([str(e.group_id) for e in episodes], return_inverse=True)
+    rewards = np.array([e.reward for e in episodes], dtype=np.float64)
+    found = group_advantages(torch.from_numpy(rewards), torch.from_numpy(group_index), kind=kind)
+    advantages[graded] = found.numpy()
     num_groups = int(group_index.max()) + 1
     num_zero_variance = sum(len(set(rewards[group_index == g].tolist())) == 1 for g in range(num_groups))
-    return num_groups, num_zero_variance, advantages
+    return {"num_groups": num_groups, "num_zero_variance_groups": num_zero_variance}, advantages
 
 
 def _check_sampling_logprobs(step: Step, trained: NDArray[np.bool_]) -> None:
@@ -101,6 +137,14 @@ def _counters(step: Step, trained: NDArray[np.bool_], dropped: NDArray[np.bool_]
         "num_dropped_actions_context_truncated": np.unique(actions, axis=1).shape[1],
         "num_dropped_action_tokens_context_truncated": int(dropped.sum()),
     }
+
+
+def _no_groups() -> dict[str, int | float]:
+    return {"num_groups": 0, "num_zero_variance_groups": 0, **_ungraded(Counter())}
+
+
+def _ungraded(reasons: Counter[str]) -> dict[str, int | float]:
+    return {f"num_rollouts_ungraded_{reason}": reasons[str(reason)] for reason in FAILURES}
 
 
 def _names(ids: list[str]) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from envecho.errors import DataError
 from envecho.objective.config import EchoConfig
 from envecho.tokens import TokenizedTrajectory, env_target_mask
-from envecho.trajectory import Role
+from envecho.trajectory import Role, StopReason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class Episode:
     trajectory_id: str
     group_id: str | None
     reward: float | None
+    stop_reason: StopReason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class Step:
     env_mask: NDArray[np.bool_]
     context_truncated: NDArray[np.bool_]
     sampling_logprobs: NDArray[np.float32]
+    sampling_entropies: NDArray[np.float32]
     sampling_temperatures: NDArray[np.float64]
 
 
@@ -82,6 +84,7 @@ def flatten(sequences: Sequence[TokenizedTrajectory], config: EchoConfig) -> Ste
         env_mask=np.concatenate(env),
         context_truncated=np.repeat(np.array([s.context_truncated for s in sequences]), lengths),
         sampling_logprobs=np.concatenate([s.sampling_logprobs for s in sequences]),
+        sampling_entropies=np.concatenate([s.sampling_entropies for s in sequences]),
         sampling_temperatures=np.repeat(np.array(temperatures, dtype=np.float64), lengths),
     )
 
@@ -99,7 +102,12 @@ def _episodes(sequences: Sequence[TokenizedTrajectory]) -> tuple[Episode, ...]:
         if not len(sequence):
             raise DataError(f"{where} has no token")
         seen.add(key)
-        episode = Episode(trajectory_id=key[0], group_id=sequence.group_id, reward=sequence.reward)
+        episode = Episode(
+            trajectory_id=key[0],
+            group_id=sequence.group_id,
+            reward=sequence.reward,
+            stop_reason=sequence.stop_reason,
+        )
         if episodes.setdefault(key[0], episode) != episode:
             raise DataError(f"{where} has another reward or group than the branches and windows before it")
     return tuple(episodes.values())

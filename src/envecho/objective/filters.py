@@ -1,0 +1,87 @@
+"""RFC 010's rollout filters: whose observations feed the environment term, and why the others do not.
+
+A filtered rollout keeps its policy term: only its observations lose their weight, and are counted. The filters read
+what is in the trajectory, so they apply to imported traces too. Not here: how calls are judged
+(`envecho.trajectory.calls`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from envecho.errors import DataError
+from envecho.objective.config import FilterConfig
+from envecho.trajectory import CallOutcome, Trajectory, call_outcomes
+
+INVALID_CALLS = "invalid_calls"
+PARSE_FAILURES = "parse_failures"
+INCORRECT = "incorrect"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterResult:
+    """`excluded`: id of a trajectory -> reason (`invalid_calls`, `parse_failures`, `incorrect`), at most one each.
+
+    `correct_fraction` is the share of correct rollouts among those that are left, None where no filter asked for it or
+    none is left.
+    """
+
+    excluded: Mapping[str, str]
+    correct_fraction: float | None
+
+
+def filter_rollouts(trajectories: Sequence[Trajectory], config: FilterConfig) -> FilterResult:
+    """Say which rollouts feed the environment term.
+
+    A rollout whose share of valid calls is below `min_valid_call_fraction`, or whose share of calls that could be
+    parsed is below `min_parse_clean_fraction`, is left out; one without any call passes both. Then, with
+    `correct_fraction`, incorrect ones are left out at random until correct ones make up that share; where there are not
+    enough correct ones for it, all incorrect ones are left out (a share of 0 asks for nothing and leaves out nothing).
+
+    Raises:
+        DataError: `correct_fraction` is set and a reward is unknown.
+    """
+    excluded: dict[str, str] = {}
+    for trajectory in trajectories:
+        reason = _reason(trajectory, config)
+        if reason is not None:
+            excluded[trajectory.id] = reason
+    if config.correct_fraction is None:
+        return FilterResult(excluded=excluded, correct_fraction=None)
+    left = [trajectory for trajectory in trajectories if trajectory.id not in excluded]
+    incorrect = [t.id for t in left if not _is_correct(t, config)]
+    num_correct = len(left) - len(incorrect)
+    num_allowed = len(incorrect)
+    if config.correct_fraction > 0:
+        # Correct ones make up the share f where incorrect ones are at most (1 - f) / f of their number.
+        num_allowed = int(num_correct * (1 - config.correct_fraction) / config.correct_fraction + 1e-9)
+    surplus = max(0, len(incorrect) - num_allowed)
+    # Drawn from sorted ids, so that the order of the rollouts changes nothing.
+    for name in random.Random(f"envecho-correct-{config.seed}").sample(sorted(incorrect), surplus):
+        excluded[name] = INCORRECT
+    num_left = num_correct + len(incorrect) - surplus
+    return FilterResult(excluded=excluded, correct_fraction=num_correct / num_left if num_left else None)
+
+
+def _reason(trajectory: Trajectory, config: FilterConfig) -> str | None:
+    outcomes = call_outcomes(trajectory)
+    if not outcomes:
+        return None
+    valid = sum(outcome is CallOutcome.VALID for outcome in outcomes) / len(outcomes)
+    parsed = sum(outcome is not CallOutcome.UNPARSED for outcome in outcomes) / len(outcomes)
+    if config.min_valid_call_fraction is not None and valid < config.min_valid_call_fraction:
+        return INVALID_CALLS
+    if config.min_parse_clean_fraction is not None and parsed < config.min_parse_clean_fraction:
+        return PARSE_FAILURES
+    return None
+
+
+def _is_correct(trajectory: Trajectory, config: FilterConfig) -> bool:
+    if trajectory.reward is None:
+        raise DataError(
+            f"filters.correct_fraction needs to know which rollouts are correct, and the reward of trajectory"
+            f" {trajectory.id!r} is unknown; grade it, or leave this filter out"
+        )
+    return trajectory.reward >= config.correct_reward
