@@ -62,7 +62,7 @@ def test_an_episode_opens_with_system_and_task_and_labels_only_its_observations(
     trajectory = run_episode(_job([("echo hi", {"view": "first"})]))
     assert [m.role for m in trajectory.messages] == ["system", "user", "assistant", "user"]
     assert [s.source for s in trajectory.messages[0].segments] == [Source.SYSTEM]
-    assert [m.labels for m in trajectory.messages] == [{}, {}, {}, {"view": "first"}]
+    assert [m.labels for m in trajectory.messages] == [{}, {}, {}, {"call": "valid", "view": "first"}]
     assert trajectory.messages[3].content == "hi\n"
     assert trajectory.stop_reason is StopReason.COMPLETED
 
@@ -70,7 +70,7 @@ def test_an_episode_opens_with_system_and_task_and_labels_only_its_observations(
 def test_a_label_falls_where_the_answer_failed() -> None:
     """Would catch an error message that is scored as derivable output."""
     trajectory = run_episode(_job([("cat missing", {"view": "derivable", "operation": "slice"})]))
-    assert trajectory.messages[3].labels == {"view": "other"}
+    assert trajectory.messages[3].labels == {"call": "valid", "view": "other"}
 
 
 def test_a_world_that_breaks_leaves_a_transcript_with_its_reason() -> None:

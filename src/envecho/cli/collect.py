@@ -10,7 +10,7 @@ import click
 
 
 @click.command("collect")
-@click.option("--world", default="terminal", show_default=True, help="The world to act in.")
+@click.option("--world", default="terminal", show_default=True, help="The world to act in: terminal or depot.")
 @click.option(
     "--sandbox", type=click.Choice(["bubblewrap", "unsafe-host"]), default="bubblewrap", show_default=True,
     help="unsafe-host runs commands on this machine, with no sandbox at all.",
@@ -20,14 +20,17 @@ import click
     "--num", "num_episodes", type=click.IntRange(min=1), default=10, show_default=True, help="Episodes to run."
 )
 @click.option(
-    "--split", type=click.Choice(["train", "validation", "new_boxes"]), default="train", show_default=True,
-    help="Which boxes: training never sees those of the other two.",
+    "--split", default="train", show_default=True,
+    help="Which tasks: train, validation or new_boxes of the terminal world, train or held_out of the depot.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the explorer's commands and samples.")
 @click.option(
     "--temperature", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
     help="Sampling temperature of a model.",
 )  # fmt: skip
+@click.option(
+    "--max-turns", type=click.IntRange(min=1), default=16, show_default=True, help="Actions of an episode at most."
+)
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The .parquet file to write."
 )

@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from envecho.errors import ConfigError, did_you_mean
 from envecho.recipes.progress import progress_bar
-from envecho.recipes.terminal_jobs import explore_jobs, task_jobs
-from envecho.rollout import EnginePolicy, EpisodeJob, ScriptedPolicy, collect
+from envecho.recipes.terminal_jobs import explore_jobs
+from envecho.rollout import EpisodeJob, ScriptedPolicy, collect
+from envecho.seam import TaskSuite
 from envecho.trajectory import Trajectory
 from envecho.trajectory.store import write_trajectories
 from envecho.worlds.sandbox import SandboxName
+from envecho.worlds.suites import open_suite
 
-WORLDS = ("terminal",)
+_EPISODES_PER_BATCH = 16
 
 
 class CollectConfig(BaseModel):
-    """What to collect; `policy` is `oracle`, `explore`, or the name or folder of a model."""
+    """What to collect; `policy` is `oracle`, `explore`, or the name or folder of a model.
+
+    `world` is a name of `envecho.worlds.suites`; the first `num_episodes` tasks of `split` get one episode each.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,34 +33,34 @@ class CollectConfig(BaseModel):
     sandbox: SandboxName = "bubblewrap"
     policy: str
     num_episodes: int = Field(ge=1)
-    split: Literal["train", "validation", "new_boxes"] = "train"
+    split: str = "train"
     seed: int = 0
     temperature: float = Field(default=1.0, gt=0)
+    max_turns: int = Field(default=16, ge=1)
+    max_tokens_per_turn: int = Field(default=48, ge=1)
 
 
 def collect_to_file(config: CollectConfig, out: Path) -> dict[str, Any]:
     """Run the episodes, write them to `out`, and return what was counted.
 
     Raises:
-        ConfigError: the world is unknown.
+        ConfigError: the world or its split is unknown.
         WorldError: the sandbox cannot start.
         EngineError: the policy's model cannot be found or loaded.
     """
-    if config.world not in WORLDS:
-        known = ", ".join(WORLDS)
-        raise ConfigError(f"no world {config.world!r}; known worlds: {known}.{did_you_mean(config.world, WORLDS)}")
-    jobs, num_workers = _jobs(config)
     reasons: Counter[str] = Counter()
     rewards: list[float] = []
     num_observations = 0
 
     def counted() -> Iterator[Trajectory]:
         nonlocal num_observations
-        with progress_bar("collecting", total=len(jobs)) as advance:
-            for trajectory in collect(jobs, num_workers=num_workers):
+        with progress_bar("collecting", total=config.num_episodes) as advance:
+            for trajectory in _episodes(config):
                 reasons[trajectory.stop_reason.value] += 1
                 rewards.extend([] if trajectory.reward is None else [trajectory.reward])
-                num_observations += sum(message.role == "user" for message in trajectory.messages[2:])
+                acted = [place for place, message in enumerate(trajectory.messages) if message.role == "assistant"]
+                after = trajectory.messages[acted[0] :] if acted else ()
+                num_observations += sum(message.role == "user" for message in after)
                 advance(1)
                 yield trajectory
 
@@ -70,30 +74,60 @@ def collect_to_file(config: CollectConfig, out: Path) -> dict[str, Any]:
     }
 
 
-def _jobs(config: CollectConfig) -> tuple[list[EpisodeJob], int]:
-    if config.policy == "explore":
-        return explore_jobs(config.split, config.num_episodes, episode=config.seed, sandbox=config.sandbox), 4
-    if config.policy == "oracle":
-        make = lambda task: ScriptedPolicy.oracle(task.oracle)  # noqa: E731  # a name for one expression
-        return task_jobs(
-            config.split, config.num_episodes, policy_name="oracle", make_policy=make, sandbox=config.sandbox
-        ), 4
-    return _model_jobs(config), 1
+def _episodes(config: CollectConfig) -> Iterator[Trajectory]:
+    suite = open_suite(config.world, sandbox=config.sandbox, max_turns=config.max_turns)
+    suite.task_id(config.split, 0)  # an unknown split ends here, before anything slow
+    if config.policy not in ("oracle", "explore"):
+        yield from _model_episodes(config, suite)
+    elif config.world == "terminal" and config.policy == "explore":
+        # The explorer asks of a box alone, without a task: its episodes are not graded.
+        jobs = explore_jobs(config.split, config.num_episodes, episode=config.seed, sandbox=config.sandbox)
+        yield from collect(jobs)
+    else:
+        yield from collect([_scripted_job(suite, config, number) for number in range(config.num_episodes)])
 
 
-def _model_jobs(config: CollectConfig) -> list[EpisodeJob]:
+def _scripted_job(suite: TaskSuite, config: CollectConfig, number: int) -> EpisodeJob:
+    task_id = suite.task_id(config.split, number)
+    turns = suite.scripted_turns(config.split, number, policy=config.policy, seed=config.seed)
+    return EpisodeJob(
+        id=f"{config.policy}-{config.seed}/{number:05d}/{task_id}",
+        task_id=task_id,
+        seed=number,
+        make_world=lambda: suite.make_world(config.split, number),
+        make_policy=lambda: ScriptedPolicy(turns),
+        metadata={"world": suite.name, "policy": config.policy, "split": config.split, "task": number},
+    )
+
+
+def _model_episodes(config: CollectConfig, suite: TaskSuite) -> Iterator[Trajectory]:
     from envecho.engines.local import LocalEngine
     from envecho.engines.pretrained import resolve_model
+    from envecho.rollout import RolloutJob, RolloutParams, rollout
     from envecho.tokens import ChatTokenizer
 
     folder = resolve_model(config.policy)
     engine = LocalEngine(folder, trains=False, seed=config.seed)
     tokenizer = ChatTokenizer.from_pretrained(str(folder))
-
-    return task_jobs(
-        config.split,
-        config.num_episodes,
-        policy_name="model",
-        make_policy=lambda _: EnginePolicy(engine, tokenizer, temperature=config.temperature, seed=config.seed),
-        sandbox=config.sandbox,
+    params = RolloutParams(
+        max_turns=config.max_turns,
+        max_tokens_per_turn=config.max_tokens_per_turn,
+        max_context_tokens=engine.capabilities.max_context_tokens,
+        temperature=config.temperature,
+        episodes_per_batch=_EPISODES_PER_BATCH,
+        seed=config.seed,
     )
+    for start in range(0, config.num_episodes, _EPISODES_PER_BATCH):
+        numbers = range(start, min(start + _EPISODES_PER_BATCH, config.num_episodes))
+        jobs = [
+            RolloutJob(
+                id=f"model-{config.seed}/{number:05d}/{suite.task_id(config.split, number)}",
+                task_id=suite.task_id(config.split, number),
+                make_world=lambda number=number: suite.make_world(config.split, number),
+                key=(0, number),
+                world_seed=number,
+                metadata={"world": suite.name, "policy": config.policy, "split": config.split, "task": number},
+            )
+            for number in numbers
+        ]
+        yield from rollout(jobs, engine, tokenizer, params)

@@ -5,16 +5,15 @@ Not here: running them (`envecho.rollout`), the boxes and what the explorer draw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from envecho.rollout import EpisodeJob, ScriptedPolicy
-from envecho.seam import Policy
 from envecho.worlds.sandbox import SandboxName
 from envecho.worlds.terminal import TerminalWorld
 from envecho.worlds.terminal.boxes import Box
 from envecho.worlds.terminal.explorer import PlannedCommand, plan_episode
 from envecho.worlds.terminal.families import TriageTask
-from envecho.worlds.terminal.tasks import split_box, task_for_seed
+from envecho.worlds.terminal.tasks import split_box
 
 EXPLORE_INSTRUCTION = "Look around."
 
@@ -70,31 +69,3 @@ def planned_commands(
         )
         for box in boxes
     }
-
-
-def task_jobs(
-    split: str,
-    count: int,
-    *,
-    policy_name: str,
-    make_policy: Callable[[TriageTask], Policy],
-    sandbox: SandboxName = "bubblewrap",
-) -> list[EpisodeJob]:
-    """Return one job for each of the first `count` tasks of a split; families take turns, each on its own box."""
-    return [
-        _task_job(task_for_seed(seed, split=split), seed, policy_name=policy_name, make=make_policy, sandbox=sandbox)
-        for seed in range(count)
-    ]
-
-
-def _task_job(
-    task: TriageTask, seed: int, *, policy_name: str, make: Callable[[TriageTask], Policy], sandbox: SandboxName
-) -> EpisodeJob:
-    return EpisodeJob(
-        id=f"{policy_name}/{task.id}",
-        task_id=task.id,
-        seed=seed,
-        make_world=lambda: TerminalWorld(lambda _: task, sandbox=sandbox),
-        make_policy=lambda: make(task),
-        metadata={"world": "terminal", "policy": policy_name, "family": task.family, "box_seed": task.box.seed},
-    )

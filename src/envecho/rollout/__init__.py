@@ -1,6 +1,17 @@
-"""Rollouts: policies, the episode loop, and running many episodes side by side."""
+"""Rollouts: policies, the episode loop, and many episodes decoded together."""
 
+from envecho.rollout.batch import RolloutJob, RolloutParams, rollout
 from envecho.rollout.episode import EpisodeJob, collect, run_episode
-from envecho.rollout.policies import EnginePolicy, ScriptedPolicy
+from envecho.rollout.journal import Journal
+from envecho.rollout.policies import ScriptedPolicy
 
-__all__ = ["EnginePolicy", "EpisodeJob", "ScriptedPolicy", "collect", "run_episode"]
+__all__ = [
+    "EpisodeJob",
+    "Journal",
+    "RolloutJob",
+    "RolloutParams",
+    "ScriptedPolicy",
+    "collect",
+    "rollout",
+    "run_episode",
+]

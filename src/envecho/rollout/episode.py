@@ -44,10 +44,10 @@ def run_episode(job: EpisodeJob, *, max_turns: int = 16, timeout_s: float | None
     try:
         stop, reward = _run(world, policy, job.seed, messages, _Bounds(max_turns=max_turns, timeout_s=timeout_s))
     except WorldError as error:
-        messages.append(_harness_error(error))
+        messages.append(harness_error(error))
         stop = StopReason.WORLD_ERROR
     except EngineError as error:
-        messages.append(_harness_error(error))
+        messages.append(harness_error(error))
         stop = StopReason.POLICY_ERROR
     finally:
         world.close()
@@ -71,36 +71,41 @@ class _Bounds:
 def _run(
     world: World, policy: Policy, seed: int, messages: list[Message], bounds: _Bounds
 ) -> tuple[StopReason, float | None]:
-    messages.extend(_opening(world.reset(seed=seed)))
+    messages.extend(opening_messages(world.reset(seed=seed)))
     for _ in range(bounds.max_turns):
         turn = policy.act(messages)
         if turn.finished:
             return StopReason.COMPLETED, None
         messages.append(turn.message)
         observation = world.step(turn.message.content, timeout_s=bounds.timeout_s)
-        messages.append(_answer(observation, turn.observation_labels))
+        messages.append(answer_message(observation, turn.observation_labels))
         if observation.done:
             reason = StopReason.TIMEOUT if observation.timed_out else StopReason.COMPLETED
             return reason, observation.reward
     return StopReason.MAX_TURNS, None
 
 
-def _opening(observation: Observation) -> list[Message]:
+def opening_messages(observation: Observation) -> list[Message]:
+    """Return the messages of a world's first observation: what the system says, and the task."""
     system = tuple(segment for segment in observation.segments if segment.source is Source.SYSTEM)
     rest = tuple(segment for segment in observation.segments if segment.source is not Source.SYSTEM)
     opening = [Message(role="system", segments=system)] if system else []
     return [*opening, Message(role="user", segments=rest, labels=dict(observation.labels))]
 
 
-def _answer(observation: Observation, labels: Mapping[str, str]) -> Message:
-    """Join the world's labels with the policy's; a failed or cut answer is no longer what the policy announced."""
+def answer_message(observation: Observation, labels: Mapping[str, str]) -> Message:
+    """Return the message of a world's answer, its labels joined with the policy's.
+
+    A failed or cut answer is no longer what the policy announced.
+    """
     spoiled = {Source.STDERR, Source.TRUNCATION_NOTICE, Source.TIMEOUT_NOTICE, Source.TOOL_ERROR}
     if labels and any(segment.source in spoiled for segment in observation.segments):
         labels = {"view": "other"}
     return Message(role="user", segments=observation.segments, labels={**observation.labels, **labels})
 
 
-def _harness_error(error: Exception) -> Message:
+def harness_error(error: Exception) -> Message:
+    """Return the message that keeps what went wrong where an answer should stand."""
     return Message(role="user", segments=(Segment(source=Source.HARNESS_ERROR, text=str(error)),))
 
 

@@ -6,6 +6,7 @@ It fulfils OpenEnv's `Environment` contract structurally (`envecho.seam.World`).
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import uuid
 from collections.abc import Callable, Mapping
@@ -14,13 +15,15 @@ from typing import Any, Protocol
 
 from envecho.errors import WorldError
 from envecho.seam import Observation
-from envecho.trajectory import Segment, Source
+from envecho.trajectory import CALL_LABEL, CallOutcome, Segment, Source
 from envecho.worlds.sandbox import Limits, SandboxName
 from envecho.worlds.sandbox_result import CommandResult, ObservationStyle
 from envecho.worlds.terminal.session import BoxLike, TerminalSession
 
 SYSTEM_PROMPT = "You are in a bash shell. Reply with one command, or with `answer:` and your answer."
 ANSWER_PREFIX = "answer:"
+_NOT_RUN = (126, 127)
+"""Exit statuses with which bash says that a command cannot be executed, or was not found."""
 
 RunCommand = Callable[[str], str]
 
@@ -51,8 +54,10 @@ class Task(Protocol):
 class TerminalWorld:
     """A task per seed, a shell per episode.
 
-    An action is the text of one assistant turn. Text that starts with `answer:` ends the episode and is graded;
-    anything else is run as a bash command. The episode also ends, and is graded without an answer, after `max_turns`
+    An action is the text of one assistant turn, one line. A line that starts with `answer:` ends the episode and is
+    graded; any other is run as a bash command. Nothing, or more than one line, is answered by a format warning and not
+    run. Answers carry the label `call`: `valid`, `invalid` (bash found no such command, or may not execute it),
+    `unparsed`. The episode also ends, and is graded without an answer, after `max_turns`
     actions; it ends with reward 0 where its sandbox was stopped by a limit. A timeout ends a command, not the episode.
 
     Args:
@@ -109,11 +114,14 @@ class TerminalWorld:
             what = "the episode is over" if self._task is not None else "no episode has started"
             raise WorldError(f"step was called but {what}: call reset first")
         self._state["step_count"] += 1
-        text = action.strip()
+        text, is_last = action.strip(), self._state["step_count"] >= self._max_turns
         if text.lower().startswith(ANSWER_PREFIX):
             return self._finish(text[len(ANSWER_PREFIX) :].strip(), None)
+        if not text or len(text.splitlines()) > 1:
+            unread = _not_one_line(len(text.splitlines()))
+            return dataclasses.replace(unread, done=True, reward=self._end(None)) if is_last else unread
         result = self._session.run(action, timeout_s)
-        if result.sandbox_stopped is not None or self._state["step_count"] >= self._max_turns:
+        if result.sandbox_stopped is not None or is_last:
             return self._finish(None, result)
         return _observation(result, done=False, reward=None)
 
@@ -130,11 +138,15 @@ class TerminalWorld:
         self._state["done"] = True
 
     def _finish(self, answer: str | None, result: CommandResult | None) -> Observation:
-        reward = self._grade(answer)
-        self.close()
+        reward = self._end(answer)
         if result is None:
             return Observation(segments=(), done=True, reward=reward, metadata={"answer": answer})
         return _observation(result, done=True, reward=reward)
+
+    def _end(self, answer: str | None) -> float:
+        reward = self._grade(answer)
+        self.close()
+        return reward
 
     def _grade(self, answer: str | None) -> float:
         """Verify in a fresh shell: what the policy's own shell says (functions, PATH) is not evidence."""
@@ -148,6 +160,14 @@ class TerminalWorld:
         return task.verify(answer, run)
 
 
+def _not_one_line(num_lines: int) -> Observation:
+    notice = f"[expected one line: a command, or `answer:` and your answer; found {num_lines} lines, nothing was run]"
+    return Observation(
+        segments=(Segment(source=Source.FORMAT_WARNING, text=notice),),
+        labels={CALL_LABEL: CallOutcome.UNPARSED.value},
+    )
+
+
 def _observation(result: CommandResult, *, done: bool, reward: float | None) -> Observation:
     metadata = {
         "exit_status": result.exit_status,
@@ -157,6 +177,12 @@ def _observation(result: CommandResult, *, done: bool, reward: float | None) -> 
         "sandbox_stopped": result.sandbox_stopped,
         "num_replaced": result.num_replaced,
     }
+    outcome = CallOutcome.INVALID if result.exit_status in _NOT_RUN else CallOutcome.VALID
     return Observation(
-        segments=result.segments, done=done, reward=reward, timed_out=result.timed_out, metadata=metadata
+        segments=result.segments,
+        done=done,
+        reward=reward,
+        timed_out=result.timed_out,
+        labels={CALL_LABEL: outcome.value},
+        metadata=metadata,
     )
