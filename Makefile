@@ -11,7 +11,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: demo test check clean help sandbox
+.PHONY: demo test check smoke clean help sandbox
 
 demo: sandbox $(INSTALLED) ## train a real model on what a real shell answers -> runs/demo/report.html (again: DEMO_ARGS=--overwrite)
 	$(BIN)/envecho demo --out $(DEMO_OUT) $(DEMO_ARGS)
@@ -24,6 +24,11 @@ check: $(INSTALLED) ## lint, format, types, layers, budgets, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/pytest tests/test_layers.py tests/test_budgets.py tests/test_surface.py
+
+smoke: sandbox $(INSTALLED) ## two short steps of hybrid training in both arms (GRPO with and without ECHO) -> runs/smoke-*
+	$(BIN)/envecho train configs/smoke-echo.toml --out runs/smoke-echo --overwrite
+	$(BIN)/envecho train configs/smoke-echo.toml --out runs/smoke-grpo --overwrite --set objective.world_model_coeff=0
+	$(BIN)/python tests/training/check_smoke.py runs/smoke-echo runs/smoke-grpo
 
 clean: ## remove the virtual environment and what tools left behind; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist

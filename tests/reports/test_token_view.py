@@ -37,6 +37,7 @@ def tokenized(sources: list[Source]) -> TokenizedTrajectory:
         context_truncated=False, token_ids=np.arange(n, dtype=np.int32),
         sources=np.array([s.code for s in sources], dtype=np.uint8), turns=np.arange(n, dtype=np.int32),
         num_bytes=np.ones(n, dtype=np.uint16), sampling_logprobs=np.full(n, np.nan, dtype=np.float32),
+        sampling_entropies=np.full(n, np.nan, dtype=np.float32),
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -29,12 +29,19 @@ EXAMPLE = Path(__file__).parents[2] / "configs" / "terminal-worldmodel.toml"
         ({"objective": {"world_model_coef": 1}}, r"\[objective\].*'world_model_coef'.*mean 'world_model_coeff'\?"),
         ({"run": {"steps": 0}}, r"\[run\] steps: .*greater than or equal to 1 \(found 0\)"),
         ({"run": {}}, r"\[run\] needs steps"),
-        ({"data": {}}, r"\[data\] needs train"),
-        ({"data": {"train": []}}, r"\[data\] train: .*at least 1"),
+        ({"data": {}}, r"\[data\] train .* or on \[rollout\] .*found neither"),
+        ({"rollout": {}}, r"\[data\] train .* or on \[rollout\] .*found both"),
+        ({"data": {}, "rollout": {"rollouts_per_task": 1}}, r"a group of one has no advantage"),
+        ({"evaluation": {"every": 5}}, r"there is no \[rollout\]"),
+        (
+            {"objective": {"noise": {"shuffle_observations": True}, "use_rl": False}},
+            r"a control of runs with \[rollout\]",
+        ),
+        ({"objective": {"policy": {"los": "grpo"}}}, r"\[objective.policy\] has an unknown key 'los'"),
+        ({"health": {"windows": 3}}, r"\[health\] has an unknown key 'windows'"),
         ({"optimizer": {"schedule": "cosine"}}, r"\[optimizer\] schedule: .*'constant' or 'linear'.*found 'cosine'"),
         ({"model": {"trainable": "lora"}}, r"\[model\] trainable: .*found 'lora'"),
         ({"model": "smollm2-135m"}, r"model is a value, expected a table \[model\]"),
-        ({"objective": {"use_rl": True}}, r"use_rl is true: rollouts on policy come with a later version"),
         ({"objective": {"world_model_coeff": 0}}, r"world_model_coeff is 0 .* nothing would be trained"),
     ],
 )
@@ -66,7 +73,7 @@ def test_overrides_are_toml_values_and_reach_every_table(tmp_path: Path):
     assert config.data.held_out == ("b", "c")
     with pytest.raises(ConfigError, match=r"unknown key 'sed'.*Did you mean 'seed'\?"):
         load_config(EXAMPLE, ["run.sed=7"])
-    for wrong in ("seed=7", "run.seed", "run.=3", "a.b.c=1"):
+    for wrong in ("seed=7", "run.seed", "run.=3", ".run=1"):
         with pytest.raises(ConfigError, match=r"is not TABLE\.KEY=VALUE"):
             load_config(EXAMPLE, [wrong])
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -76,12 +83,15 @@ def test_overrides_are_toml_values_and_reach_every_table(tmp_path: Path):
         load_config(tmp_path / "broken.toml")
 
 
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
 def test_no_table_has_more_than_twelve_fields():
     """Catches a configuration that grows a knob at a time until nobody knows it."""
     for name, field in RunConfig.model_fields.items():
-        assert isinstance(field.annotation, type)
-        assert issubclass(field.annotation, BaseModel)
-        assert len(field.annotation.model_fields) <= 12, name
+        (table,) = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_table(kind)]
+        assert len(table.model_fields) <= 12, name
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():

@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -39,6 +39,10 @@ class TrainingState(BaseModel):
     best_env_ce: float | None = None
     base_env_ce: float | None = None
     gradient_seen: bool = False
+    terms_seen: tuple[str, ...] = ()
+    lambda_scale: float = 1.0
+    alarms: dict[str, Any] = {}
+    machine: dict[str, str] = {}
     num_steps_without_signal: int = 0
     num_tokens: dict[str, int] = {}
     wall_seconds: float = 0.0

@@ -1,10 +1,15 @@
 """`RunConfig`: the TOML file of a training run, one table per room.
 
-    [model]      which weights, on what, in which precision
-    [data]       pools of trajectories: train, validation, held out
-    [objective]  what is trained and what it is worth (`envecho.objective.EchoConfig`)
-    [optimizer]  AdamW and its learning rate over the steps
-    [run]        how many steps, of how many trajectories, and when to look and to save
+    [model]       which weights, on what, in which precision
+    [data]        pools of trajectories that exist: train, validation, held out
+    [rollout]     the policy's own rollouts instead: which world, how many of which tasks, how long
+    [evaluation]  held-out tasks and pools that are looked at during the run and never select a model
+    [objective]   what is trained and what it is worth (`envecho.objective.EchoConfig`)
+    [optimizer]   AdamW and its learning rate over the steps
+    [health]      when an alarm is raised
+    [run]         how many steps, of how many trajectories, and when to look and to save
+
+A run has `[data] train` or `[rollout]`, never both.
 
 Unknown keys are errors. `key=value` overrides and the file are the only two inputs; the resolved TOML is saved in the
 run folder. Paths are relative to the working directory.
@@ -23,6 +28,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from envecho.engines.precision import ComputeDtype, Trainable
 from envecho.errors import ConfigError, did_you_mean
 from envecho.objective import EchoConfig
+from envecho.training.alarms import HealthConfig
+from envecho.worlds.sandbox import SandboxName
 
 Schedule = Literal["constant", "linear"]
 
@@ -49,7 +56,7 @@ class DataConfig(_Table):
     that it shares no trajectory with them. `max_tokens` cuts longer sequences into windows (else the model's context).
     """
 
-    train: tuple[str, ...] = Field(min_length=1)
+    train: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     max_tokens: int | None = Field(default=None, ge=2)
@@ -61,6 +68,42 @@ class DataConfig(_Table):
             return table
         pools = ("train", "validation", "held_out")
         return {k: [v] if k in pools and isinstance(v, str) else v for k, v in table.items()}
+
+
+class RolloutConfig(_Table):
+    """Table `[rollout]`: each step rolls out `rollouts_per_task` episodes (a group) of `tasks_per_step` tasks.
+
+    `world` and `split` name the tasks; `num_tasks` bounds their numbers (None: all of a finite split, else 1,000); an
+    epoch shows each task once. The other keys are those of `envecho.rollout.RolloutParams`.
+    """
+
+    world: str = "terminal"
+    split: str = "train"
+    num_tasks: int | None = Field(default=None, ge=1)
+    tasks_per_step: int = Field(default=8, ge=1)
+    rollouts_per_task: int = Field(default=8, ge=1)
+    max_turns: int = Field(default=6, ge=1)
+    max_tokens_per_turn: int = Field(default=48, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    episodes_per_batch: int = Field(default=64, ge=1)
+    command_seconds: float = Field(default=5.0, gt=0)
+    num_workers: int = Field(default=4, ge=1)
+    sandbox: SandboxName = "bubblewrap"
+
+
+class EvaluationConfig(_Table):
+    """Table `[evaluation]`: before the first step, every `every` steps (0: never) and after the last.
+
+    The first `num_tasks` tasks of `split` are rolled out `rollouts_per_task` times each, with the same draws every
+    time; `data` are pools of trajectories whose environment CE at T = 1 is measured. Nothing here selects a model.
+    """
+
+    every: int = Field(default=0, ge=0)
+    split: str = "validation"
+    num_tasks: int = Field(default=32, ge=1)
+    rollouts_per_task: int = Field(default=1, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    data: tuple[str, ...] = ()
 
 
 class OptimizerConfig(_Table):
@@ -88,26 +131,40 @@ class LoopConfig(_Table):
     seed: int = Field(default=0, ge=0)
     validate_every: int = Field(default=20, ge=0)
     checkpoint_every: int = Field(default=100, ge=0)
+    keep_rollouts_every: int = Field(default=0, ge=0)
 
 
 class RunConfig(_Table):
     """A whole training run; see the module."""
 
     model: ModelConfig = ModelConfig()
-    data: DataConfig
+    data: DataConfig = DataConfig()
+    rollout: RolloutConfig | None = None
+    evaluation: EvaluationConfig = EvaluationConfig()
     objective: EchoConfig = EchoConfig(use_rl=False)
     optimizer: OptimizerConfig = OptimizerConfig()
+    health: HealthConfig = HealthConfig()
     run: LoopConfig
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> RunConfig:
-        if self.objective.use_rl:
-            raise ValueError(
-                "[objective] use_rl is true: rollouts on policy come with a later version; set use_rl = false for"
-                " verifier-free training on trajectories that exist"
-            )
-        if self.objective.world_model_coeff == 0:
+        if not self.objective.use_rl and self.objective.world_model_coeff == 0:
             raise ValueError("[objective] world_model_coeff is 0 and use_rl is false: nothing would be trained")
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_one_source_of_trajectories(self) -> RunConfig:
+        if bool(self.data.train) == (self.rollout is not None):
+            found = "both" if self.data.train else "neither"
+            raise ValueError(
+                f"a run trains on [data] train (trajectories that exist) or on [rollout] (its own); found {found}"
+            )
+        if self.rollout is None and self.objective.noise.shuffle_observations:
+            raise ValueError("[objective.noise] shuffle_observations is a control of runs with [rollout]")
+        if self.rollout is None and self.evaluation.every:
+            raise ValueError("[evaluation] every rolls out tasks of [rollout] world, and there is no [rollout]")
+        if self.rollout is not None and self.rollout.rollouts_per_task == 1 and self.objective.samples_matter:
+            raise ValueError("[rollout] rollouts_per_task is 1: a group of one has no advantage, take at least 2")
         return self
 
     @classmethod
@@ -123,7 +180,8 @@ class RunConfig(_Table):
                 raise ConfigError(f"unknown table [{name}]; known: {', '.join(known)}.{did_you_mean(name, known)}")
             if not isinstance(table, Mapping):
                 raise ConfigError(f"{name} is a value, expected a table [{name}]")
-        objective = EchoConfig.from_table({"use_rl": False} | dict(document.get("objective", {})))
+        on_policy = "rollout" in document
+        objective = EchoConfig.from_table({"use_rl": on_policy} | dict(document.get("objective", {})))
         try:
             return cls.model_validate({**document, "objective": objective})
         except ValidationError as error:
@@ -137,8 +195,11 @@ class RunConfig(_Table):
 _TABLES: dict[str, type[BaseModel]] = {
     "model": ModelConfig,
     "data": DataConfig,
+    "rollout": RolloutConfig,
+    "evaluation": EvaluationConfig,
     "objective": EchoConfig,
     "optimizer": OptimizerConfig,
+    "health": HealthConfig,
     "run": LoopConfig,
 }
 
@@ -166,21 +227,27 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
 def differing_keys(first: RunConfig, second: RunConfig) -> list[str]:
     """Return the `table.key` names whose values differ."""
     ours, theirs = first.model_dump(mode="json"), second.model_dump(mode="json")
-    return [f"{table}.{key}" for table in ours for key in ours[table] if ours[table][key] != theirs[table][key]]
+    differing: list[str] = []
+    for table in ours:
+        one, other = ours[table] or {}, theirs[table] or {}
+        differing += [f"{table}.{key}" for key in {**one, **other} if one.get(key) != other.get(key)]
+    return differing
 
 
 def _apply(document: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    table, dot, name = key.strip().partition(".")
-    if not equals or not dot or not name or "." in name:
+    *tables, name = key.strip().split(".")
+    if not equals or not tables or not all((*tables, name)):
         raise ConfigError(f"--set {override!r} is not TABLE.KEY=VALUE, such as optimizer.learning_rate=1e-4")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    section = document.setdefault(table, {})
-    if not isinstance(section, dict):
-        raise ConfigError(f"--set {override!r}: {table} is a value, not a table")
+    section = document
+    for table in tables:
+        section = section.setdefault(table, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {override!r}: {table} is a value, not a table")
     section[name] = value
 
 

@@ -6,15 +6,21 @@ Not here: what a token is worth (`envecho.objective`), and measuring on pools (`
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from envecho.errors import ConfigError, DataError
-from envecho.objective import EchoConfig
-from envecho.tokens import ChatTokenizer, TokenizedTrajectory, env_target_mask, tokenize_trajectory
+from envecho.objective import EchoConfig, FilterConfig, filter_rollouts
+from envecho.tokens import (
+    ChatTokenizer,
+    TokenizedTrajectory,
+    env_target_mask,
+    tokenize_trajectory,
+    with_closed_turns,
+)
 from envecho.training.config import DataConfig
 from envecho.trajectory import SOURCES, Trajectory
 from envecho.trajectory.store import read_trajectories
@@ -25,13 +31,15 @@ class TrainingData:
     """What a run reads: `train[i]` are the sequences (branches and windows) of trajectory i.
 
     `validation` holds trajectories because their labels are needed, and their sequences. `fingerprint` is a SHA-256 of
-    all token ids and sources of the training pool: a run that continues must find the same.
+    all token ids and sources of the training pool: a run that continues must find the same. `excluded_env`: whose
+    observations the rollout filters leave out, and why.
     """
 
     train: tuple[tuple[TokenizedTrajectory, ...], ...]
     validation: tuple[Trajectory, ...]
     validation_sequences: tuple[TokenizedTrajectory, ...]
     fingerprint: str
+    excluded_env: Mapping[str, str]
 
     def step_sequences(self, step: int, *, trajectories_per_step: int, seed: int) -> list[TokenizedTrajectory]:
         """Return the sequences of step `step` (counted from 1), trajectory by trajectory."""
@@ -51,8 +59,13 @@ def load_data(config: DataConfig, objective: EchoConfig, tokenizer: ChatTokenize
     owners: dict[str, str] = {}
     train: list[tuple[TokenizedTrajectory, ...]] = []
     digest = hashlib.sha256()
+    filtered: list[Trajectory] = []
     for trajectory in _read_pool("train", config.train, owners):
-        sequences = tuple(tokenize_trajectory(trajectory, tokenizer, max_tokens=limit))
+        if objective.filters != FilterConfig():
+            filtered.append(trajectory)
+        imitates = objective.use_rl and objective.policy.loss == "sft"
+        told = with_closed_turns(trajectory, tokenizer) if imitates else trajectory
+        sequences = tuple(tokenize_trajectory(told, tokenizer, max_tokens=limit))
         for sequence in sequences:
             digest.update(np.ascontiguousarray(sequence.token_ids).tobytes() + sequence.sources.tobytes())
         train.append(sequences)
@@ -61,11 +74,13 @@ def load_data(config: DataConfig, objective: EchoConfig, tokenizer: ChatTokenize
         for _ in _read_pool("held_out", config.held_out, owners):
             pass
     _require_targets(train, objective, config.train)
+    excluded = filter_rollouts(filtered, objective.filters).excluded if filtered else {}
     return TrainingData(
         train=tuple(train),
         validation=validation,
         validation_sequences=tuple(s for t in validation for s in tokenize_trajectory(t, tokenizer, max_tokens=limit)),
         fingerprint=digest.hexdigest(),
+        excluded_env=excluded,
     )
 
 
@@ -109,6 +124,8 @@ def _read_pool(pool: str, paths: Sequence[str], owners: dict[str, str]) -> Itera
 def _require_targets(
     train: Iterable[Iterable[TokenizedTrajectory]], objective: EchoConfig, paths: Sequence[str]
 ) -> None:
+    if objective.use_rl:
+        return  # the policy term trains even where nothing was observed; a silent environment term raises an alarm
     target, grader = objective.world_loss_target, objective.grader_is_target
     weighed = np.array([objective.source_coeffs.get(source, 1.0) > 0 for source in SOURCES])
     for sequences in train:

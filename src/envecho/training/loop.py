@@ -1,7 +1,7 @@
-"""`train`: the verifier-free loop over trajectories that exist.
+"""`train`: one loop for trajectories that exist and for the policy's own rollouts.
 
-    trajectories of the step -> compile_batch -> forward_backward -> optim_step -> metrics
-    now and then: validation pool -> best model; state of everything -> checkpoint
+    source of the step -> compiled batch -> passes -> forward_backward -> optim_step -> metrics, alarms
+    now and then: validation pool -> best model; held-out tasks -> evaluation; state of everything -> checkpoint
 
 Each step is a function of the configuration, the data and the state before it, so a run that is killed and resumed
 ends in the same weights, bit for bit. Not here: model code (`envecho.engines`) and what a token is worth
@@ -10,7 +10,9 @@ ends in the same weights, bit for bit. Not here: model code (`envecho.engines`) 
 
 from __future__ import annotations
 
+import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +21,24 @@ from typing import Any, final
 from envecho.engines.local import LocalEngine
 from envecho.engines.pretrained import resolve_model
 from envecho.errors import ConfigError, EngineError
-from envecho.objective import compile_batch
+from envecho.objective import CompiledBatch
 from envecho.seam import AdamParams, Engine
 from envecho.tokens import ChatTokenizer
+from envecho.training.alarms import COLLAPSE, AlarmMonitor
 from envecho.training.checkpoints import Checkpoints, TrainingState
 from envecho.training.config import RunConfig
 from envecho.training.data import TrainingData, load_data
-from envecho.training.health import train_row, validation_row
+from envecho.training.health import StepFacts, train_row, validation_row
+from envecho.training.lambda_control import LambdaControl
+from envecho.training.machine import describe_machine
 from envecho.training.metrics import MetricsLog
+from envecho.training.passes import with_passes
+from envecho.training.policy_evaluation import PolicyEvaluation
 from envecho.training.run_folder import open_run_folder, require_usable
 from envecho.training.schedules import learning_rate
+from envecho.training.signal import configured_terms, has_tokens, has_weight, scale_env, with_synthetic_advantages
+from envecho.training.sources import RolloutSource, StepSource, StoredSource, objective_needs_reference
+from envecho.worlds.suites import open_suite
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 """Receives every metrics row, and events of kind `start` (step, num_steps, num_trajectories) and `checkpoint` (step,
@@ -84,16 +94,19 @@ def train(
     if engine is None:
         engine = _local_engine(config, folder)
     tokenizer = ChatTokenizer.from_pretrained(folder)
-    data = load_data(config.data, config.objective, tokenizer, max_tokens=engine.capabilities.max_context_tokens)
+    data = _load(config, tokenizer, engine)
     open_run_folder(out, config, overwrite=overwrite)
-    run = _Run(config, out, engine=engine, data=data, on_event=on_event)
+    parts = _Parts(config, out, engine=engine, tokenizer=tokenizer, data=data)
+    if objective_needs_reference(config.objective):
+        parts.reference = _local_engine(config, folder, trains=False)
+    run = _Run(config, out, parts=parts, on_event=on_event)
     run.start()
     while run.state.step < config.run.steps:
         run.advance()
     return run.finish()
 
 
-def _local_engine(config: RunConfig, folder: Path) -> LocalEngine:
+def _local_engine(config: RunConfig, folder: Path, *, trains: bool = True) -> LocalEngine:
     model = config.model
     return LocalEngine(
         folder,
@@ -101,56 +114,108 @@ def _local_engine(config: RunConfig, folder: Path) -> LocalEngine:
         compute_dtype=model.compute_dtype,
         tokens_per_micro_batch=model.tokens_per_micro_batch,
         seed=config.run.seed,
-        gradient_checkpointing=model.gradient_checkpointing,
+        gradient_checkpointing=model.gradient_checkpointing and trains,
+        trains=trains,
         trainable=model.trainable,
     )
+
+
+def _load(config: RunConfig, tokenizer: ChatTokenizer, engine: Engine) -> TrainingData | None:
+    if config.rollout is not None:
+        return None
+    return load_data(config.data, config.objective, tokenizer, max_tokens=engine.capabilities.max_context_tokens)
+
+
+@final
+class _Parts:
+    """What a run is made of: the engine, where its steps come from, and what looks at it."""
+
+    def __init__(
+        self, config: RunConfig, out: Path, *, engine: Engine, tokenizer: ChatTokenizer, data: TrainingData | None
+    ) -> None:
+        self.engine, self.data = engine, data
+        self.reference: Engine | None = None
+        self.evaluation: PolicyEvaluation | None = None
+        self.source: StepSource
+        if data is not None:
+            self.source = StoredSource(data, config)
+            return
+        assert config.rollout is not None
+        rollout = config.rollout
+        suite = open_suite(rollout.world, sandbox=rollout.sandbox, max_turns=rollout.max_turns)
+        self.source = RolloutSource(config, out, suite=suite, engine=engine, tokenizer=tokenizer)
+        if config.evaluation.every:
+            self.evaluation = PolicyEvaluation(config, out, suite=suite, engine=engine, tokenizer=tokenizer)
+
+    @property
+    def validation(self) -> TrainingData | None:
+        """The data whose validation pool selects the checkpoint, where there is one."""
+        return self.data if self.data is not None and self.data.validation else None
 
 
 @final
 class _Run:
     """The parts of a run in progress and its state; `advance` is one optimiser step with what belongs to it."""
 
-    def __init__(
-        self, config: RunConfig, out: Path, *, engine: Engine, data: TrainingData, on_event: OnEvent | None
-    ) -> None:
+    def __init__(self, config: RunConfig, out: Path, *, parts: _Parts, on_event: OnEvent | None) -> None:
         self._config = config
-        self._engine = engine
-        self._data = data
+        self._parts = parts
+        self._engine = parts.engine
         self._on_event = on_event
         self._metrics = MetricsLog(out / "metrics.jsonl")
         self._checkpoints = Checkpoints(out / "checkpoints")
         self._clock = time.monotonic()
-        self.state = TrainingState(data_fingerprint=data.fingerprint)
+        self.state = TrainingState(data_fingerprint=parts.source.fingerprint, machine=describe_machine())
+        self._lambda = LambdaControl(config.objective, num_steps=config.run.steps)
+        self._alarms = AlarmMonitor(config.health, terms=())
 
     def start(self) -> None:
-        """Take up the last checkpoint if there is one, drop what came after it, and look at the validation pool."""
+        """Take up the last checkpoint if there is one, drop what came after it, and look before the first step."""
         resumable = self._checkpoints.steps(resumable=True)
         if resumable:
-            state = self._checkpoints.read_state(resumable[-1])
-            if state.data_fingerprint != self._data.fingerprint:
-                raise ConfigError(
-                    f"{self._checkpoints.path(state.step)} was trained on other data than [data] train holds now;"
-                    " restore the data, or start another run"
-                )
-            self._engine.load_state(self._checkpoints.path(state.step))
-            self.state = state
+            self._take_up(self._checkpoints.read_state(resumable[-1]))
+        self._lambda = LambdaControl(
+            self._config.objective, num_steps=self._config.run.steps, scale=self.state.lambda_scale
+        )
+        self._alarms = AlarmMonitor(
+            self._config.health, terms=configured_terms(self._config.objective), state=self.state.alarms
+        )
         self._checkpoints.clean(after=self.state.step)
         self._metrics.truncate(after=self.state.step if resumable else -1)
+        data = self._parts.data
         self._emit(
             {
                 "kind": "start",
                 "step": self.state.step,
                 "num_steps": self._config.run.steps,
-                "num_trajectories": len(self._data.train),
+                "num_trajectories": 0 if data is None else len(data.train),
             }
         )
-        if not resumable and self._data.validation:
-            self._update(base_env_ce=self._validate())
+        if resumable:
+            return
+        if self._parts.validation is not None:
+            self._update(base_env_ce=self._validate(self._parts.validation))
+        self._evaluate()
+
+    def _take_up(self, state: TrainingState) -> None:
+        path = self._checkpoints.path(state.step)
+        if state.data_fingerprint != self._parts.source.fingerprint:
+            raise ConfigError(
+                f"{path} was trained on other data than [data] train holds now; restore the data, or start another run"
+            )
+        here = describe_machine()
+        differing = [name for name in here if state.machine.get(name, here[name]) != here[name]]
+        if differing:
+            told = "; ".join(f"{name} was {state.machine[name]}, is {here[name]}" for name in differing)
+            warnings.warn(f"{path} goes on with other means, so not bit for bit: {told}", stacklevel=2)
+        self._engine.load_state(path)
+        self.state = state.model_copy(update={"machine": here})
 
     def advance(self) -> None:
-        """Train one step, log it, and validate and save where it is time to."""
+        """Train one step, log it, look and save where it is time to."""
         self._train_step()
         is_best = self._is_validation_step() and self._look_for_best()
+        self._evaluate()
         self._save(is_best=is_best)
 
     def finish(self) -> TrainResult:
@@ -171,15 +236,21 @@ class _Run:
         )
 
     def _train_step(self) -> None:
-        started = time.monotonic()
         step, run = self.state.step + 1, self._config.run
-        sequences = self._data.step_sequences(step, trajectories_per_step=run.trajectories_per_step, seed=run.seed)
-        compiled = compile_batch(sequences, self._config.objective)
+        coeff = self._lambda.coeff(step)
+        batch = self._parts.source.step(step, world_model_coeff=coeff)
+        started = time.monotonic()
+        compiled, num_passes = with_passes(batch.compiled, self._engine, reference=self._parts.reference)
+        seen = self._probe(compiled) if batch.trajectories is not None else ()
+        terms = self._engine.term_gradients(compiled.batch) if self._lambda.measures_at(step) else None
+        if terms is not None:
+            factor = self._lambda.observe(terms)
+            compiled, coeff = scale_env(compiled, factor), coeff * factor
         output = self._engine.forward_backward(compiled.batch)
         rate = learning_rate(self._config.optimizer, step, run.steps)
         norm = self._engine.optim_step(_adam_params(self._config, rate))
-        has_signal = bool((compiled.batch.env_weights != 0).any())
-        if has_signal and not self.state.gradient_seen and norm == 0:
+        has_signal = has_weight(compiled)
+        if has_signal and not self.state.gradient_seen and norm == 0 and batch.trajectories is None:
             raise EngineError(
                 f"no gradient flows: step {step} weighs {compiled.counters['num_env_tokens']} tokens, and the norm of"
                 " the model's gradient is 0; check [model] trainable and the engine"
@@ -187,37 +258,77 @@ class _Run:
         self._update(
             step=step,
             gradient_seen=self.state.gradient_seen or has_signal,
+            terms_seen=tuple(sorted({*self.state.terms_seen, *seen})),
             num_steps_without_signal=self.state.num_steps_without_signal + (not has_signal),
             num_tokens={
                 role: self.state.num_tokens.get(role, 0) + int(compiled.counters[f"num_{role}_tokens"])
                 for role in _ROLES
             },
         )
-        row = train_row(
-            step,
-            compiled=compiled,
-            sequences=sequences,
-            output=output,
+        facts = StepFacts(
             grad_norm=norm,
             learning_rate=rate,
-            seconds=time.monotonic() - started,
+            world_model_coeff=coeff,
+            train_seconds=time.monotonic() - started,
+            num_passes=num_passes,
+            terms=terms,
         )
+        row = train_row(step, batch=dataclasses.replace(batch, compiled=compiled), output=output, facts=facts)
         self._log(row)
+        self._raise_alarms(row)
+
+    def _probe(self, compiled: CompiledBatch) -> tuple[str, ...]:
+        """Prove of each term, the first time that it has tokens, that a gradient flows from it into the weights."""
+        unseen = [t for t in configured_terms(self._config.objective) if t not in self.state.terms_seen]
+        found = [term for term in unseen if has_tokens(compiled, term)]
+        if not found:
+            return ()
+        probe = self._engine.term_gradients(with_synthetic_advantages(compiled.batch))
+        norms = {"policy": probe.policy_norm, "env": probe.env_norm}
+        for term in found:
+            if norms[term] == 0:
+                raise EngineError(
+                    f"no gradient flows from the {term} term, although it is configured and weighs tokens;"
+                    " check [model] trainable and the engine"
+                )
+        return tuple(found)
+
+    def _raise_alarms(self, row: Mapping[str, Any]) -> None:
+        if self._parts.data is not None:
+            return
+        for alarm in self._alarms.observe(row):
+            lowered = alarm.name == COLLAPSE and self._lambda.guard()
+            self._log(
+                {
+                    "kind": "alarm",
+                    "step": self.state.step,
+                    "name": alarm.name,
+                    "reason": alarm.reason,
+                    "lambda_scale": self._lambda.scale if lowered else None,
+                }
+            )
+        self._update(alarms=self._alarms.state(), lambda_scale=self._lambda.scale)
+
+    def _evaluate(self) -> None:
+        evaluation = self._parts.evaluation
+        if evaluation is not None and evaluation.is_due(self.state.step):
+            self._log(evaluation.look(self.state.step))
 
     def _is_validation_step(self) -> bool:
         step, every = self.state.step, self._config.run.validate_every
         is_due = step == self._config.run.steps or (every > 0 and step % every == 0)
-        return bool(self._data.validation) and is_due
+        return self._parts.validation is not None and is_due
 
     def _look_for_best(self) -> bool:
-        env_ce = self._validate()
+        assert self._parts.validation is not None
+        env_ce = self._validate(self._parts.validation)
         if self.state.best_env_ce is not None and env_ce >= self.state.best_env_ce:
             return False
         self._update(best_step=self.state.step, best_env_ce=env_ce)
         return True
 
-    def _validate(self) -> float:
-        row = validation_row(self.state.step, self._engine, self._data.validation, self._data.validation_sequences)
+    def _validate(self, data: TrainingData) -> float:
+        row = validation_row(self.state.step, self._engine, data.validation, data.validation_sequences)
         self._log(row)
         return row["env_ce"]
 
@@ -227,11 +338,12 @@ class _Run:
             self._update(wall_seconds=self._wall_seconds())
             self._clock = time.monotonic()
             path = self._checkpoints.write(step, self._engine.save_state, state=self.state)
-        elif is_best or (is_last and not self._data.validation):
+            self._parts.source.settle(step)
+        elif is_best or (is_last and self._parts.validation is None):
             path = self._checkpoints.write(step, self._engine.save_model)
         else:
             return
-        self._checkpoints.prune(best=step if is_last and not self._data.validation else self.state.best_step)
+        self._checkpoints.prune(best=step if is_last and self._parts.validation is None else self.state.best_step)
         self._emit({"kind": "checkpoint", "step": step, "path": str(path)})
 
     def _is_last_step(self) -> bool:
