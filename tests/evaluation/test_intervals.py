@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envecho.evaluation import ratio_stat
+from envecho.evaluation import crossed_draws, ratio_stat, resampled_means, seed_interval, seed_stat
 
 
 def tasks(num_tasks: int, *, seed: int = 0, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -83,3 +83,62 @@ def test_small_and_flat_samples_give_finite_intervals(rows: list[tuple[int, floa
     if stat.num_tasks > 1:
         ratios = [values[index == task].mean() for task in set(index)]
         assert min(ratios) - 1e-9 <= stat.low <= stat.high <= max(ratios) + 1e-9
+
+
+def crossed(num_seeds: int, num_tasks: int, *, seed: int) -> np.ndarray:
+    """Values `[seed, task]` around 0 with an effect of the seed, of the task, and of both."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(num_seeds, 1)) + 0.5 * rng.normal(size=num_tasks) + rng.normal(size=(num_seeds, num_tasks))
+
+
+def test_resampled_means_equal_a_slow_bootstrap_over_seeds_and_tasks():
+    """Catches tasks drawn anew for each seed, token means in place of ratios of sums, and draws in the wrong axis."""
+    rng = np.random.default_rng(0)
+    numerators, denominators = rng.random((3, 4, 6)), rng.integers(1, 9, (3, 4, 6)).astype(float)
+    draws = crossed_draws(4, 6, num_resamples=50)
+    fast = resampled_means(numerators, denominators, draws)
+    assert fast.shape == (3, 50)
+    for look in range(3):
+        for place in range(50):
+            seeds = np.repeat(np.arange(4), draws.seeds[place].astype(int))
+            tasks = np.repeat(np.arange(6), draws.tasks[place].astype(int))
+            assert (len(seeds), len(tasks)) == (4, 6)
+            ratios = [numerators[look, s, tasks].sum() / denominators[look, s, tasks].sum() for s in seeds]
+            assert fast[look, place] == pytest.approx(np.mean(ratios))
+
+
+def test_the_interval_over_seeds_and_tasks_covers_the_truth():
+    """Catches intervals over tasks alone, which seeds that differ make far too narrow."""
+    covered = narrow = 0
+    for trial in range(150):
+        values = crossed(5, 30, seed=trial)
+        stat = seed_stat(values, np.ones_like(values), seed=trial)
+        covered += stat.low <= 0 <= stat.high
+        means = values.mean(axis=0)
+        over_tasks = ratio_stat(means, np.ones(30), np.arange(30), seed=trial)
+        narrow += over_tasks.low <= 0 <= over_tasks.high
+    assert covered / 150 > 0.88
+    assert narrow / 150 < 0.7
+
+
+def test_a_difference_of_arms_is_paired_by_seed_and_task():
+    """Catches separate draws for the two arms."""
+    values = crossed(4, 20, seed=1)
+    ones = np.ones_like(values)
+    stat = seed_stat(values + 0.25, ones, minus=(values, ones))
+    assert (stat.low, stat.value, stat.high) == pytest.approx((0.25, 0.25, 0.25))
+    assert (stat.num_seeds, stat.num_tasks) == (4, 20)
+
+
+def test_trap_26_one_seed_has_a_value_and_no_interval():
+    """Catches a single-seed comparison that looks firm because its tasks were resampled."""
+    values = crossed(1, 30, seed=0)
+    stat = seed_stat(values, np.ones_like(values))
+    assert stat.value == pytest.approx(values.mean())
+    assert (stat.low, stat.high, stat.num_seeds) == (None, None, 1)
+
+
+def test_an_interval_of_steps_may_end_in_never():
+    """Catches interpolation between a number and never, which is NaN."""
+    steps = np.array([10.0] * 50 + [20.0] * 900 + [np.inf] * 50)
+    assert seed_interval(steps, num_seeds=5) == (10.0, np.inf)

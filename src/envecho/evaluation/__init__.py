@@ -1,7 +1,16 @@
 """What was learnt, measured on held-out trajectories with controls: base model, copy baselines, swapped commands."""
 
 from envecho.evaluation.baselines import CopyBaselines, evaluate_baselines, fit_baselines
-from envecho.evaluation.intervals import ratio_stat
+from envecho.evaluation.intervals import (
+    CrossedDraws,
+    SeedStat,
+    crossed_draws,
+    ratio_stat,
+    resampled_means,
+    seed_interval,
+    seed_means,
+    seed_stat,
+)
 from envecho.evaluation.pool import PoolResult, compare_predictors, evaluate_pool, summarize_pool, tokenize_pool
 from envecho.evaluation.readouts import (
     ObservationRef,
@@ -30,6 +39,7 @@ from envecho.evaluation.swap import SwapPlan, SwapScores, plan_swaps, swap_candi
 __all__ = [
     "Comparison",
     "CopyBaselines",
+    "CrossedDraws",
     "Evaluation",
     "ObservationRef",
     "OperationResult",
@@ -39,6 +49,7 @@ __all__ = [
     "PredictorResult",
     "Readout",
     "ReadoutPrediction",
+    "SeedStat",
     "Stat",
     "SwapCounts",
     "SwapPlan",
@@ -48,6 +59,7 @@ __all__ = [
     "build_readouts",
     "choose_observations",
     "compare_predictors",
+    "crossed_draws",
     "evaluate_baselines",
     "evaluate_pool",
     "fit_baselines",
@@ -57,7 +69,11 @@ __all__ = [
     "ratio_stat",
     "read_evaluation",
     "read_out",
+    "resampled_means",
     "score_pool",
+    "seed_interval",
+    "seed_means",
+    "seed_stat",
     "summarize_pool",
     "swap_candidates",
     "tokenize_pool",
