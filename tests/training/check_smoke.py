@@ -1,6 +1,6 @@
 """Say whether finished smoke runs logged every documented metric, finite where it is a number.
 
-    python tests/training/check_smoke.py runs/smoke-echo runs/smoke-grpo
+python tests/training/check_smoke.py runs/smoke-echo runs/smoke-grpo
 """
 
 from __future__ import annotations
