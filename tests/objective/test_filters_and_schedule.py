@@ -86,6 +86,15 @@ def test_a_correct_filter_on_unknown_rewards_says_so():
         filter_rollouts([rollout("a"), rollout("b", reward=None)], FilterConfig(correct_fraction=0.5))
 
 
+@pytest.mark.parametrize("reason", [StopReason.WORLD_ERROR, StopReason.POLICY_ERROR, StopReason.TIMEOUT])
+def test_trap_24_a_failed_rollout_does_not_stop_a_run_with_a_correct_filter(reason):
+    """Catches one broken world that ends a run because its reward is unknown, or that counts as correct."""
+    failed = rollout("b", reward=None).model_copy(update={"stop_reason": reason})
+    found = filter_rollouts([rollout("a", reward=1.0), failed], FilterConfig(correct_fraction=1.0))
+    assert (found.excluded, found.correct_fraction) == ({"b": "incorrect"}, 1.0)
+    assert filter_rollouts([rollout("a", reward=1.0), failed], FilterConfig(correct_fraction=0.5)).excluded == {}
+
+
 def test_an_excluded_rollout_keeps_its_policy_term_and_all_other_weights():
     """Catches a filter that drops the rollout from its group, or makes the others weigh more."""
     step = [tokenized("caaoo", "one", reward=1.0), tokenized("caoow", "two", reward=0.0)]

@@ -187,8 +187,8 @@ class EchoConfig(BaseModel):
     def _policy_settings_fit_the_loss(self) -> EchoConfig:
         policy = self.policy
         if policy.loss == "sft":
-            of_samples = {"advantage": policy.advantage, "clip_low": policy.clip_low, "clip_high": policy.clip_high}
-            stated = [name for name, value in of_samples.items() if value is not None]
+            of_samples = ("advantage", "clip_low", "clip_high", "importance_cap")
+            stated = [name for name in of_samples if getattr(policy, name) is not None]
             if stated:
                 raise ValueError(f"policy.{stated[0]} has no meaning for policy.loss = 'sft', which has no ratio")
         if policy.importance_cap is not None and policy.ratio_denominator != "proximal":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from envecho.errors import DataError
 from envecho.objective.config import FilterConfig
+from envecho.objective.policy_data import FAILURES
 from envecho.trajectory import CallOutcome, Trajectory, call_outcomes
 
 INVALID_CALLS = "invalid_calls"
@@ -39,9 +40,10 @@ def filter_rollouts(trajectories: Sequence[Trajectory], config: FilterConfig) ->
     parsed is below `min_parse_clean_fraction`, is left out; one without any call passes both. Then, with
     `correct_fraction`, incorrect ones are left out at random until correct ones make up that share; where there are not
     enough correct ones for it, all incorrect ones are left out (a share of 0 asks for nothing and leaves out nothing).
+    A rollout that failed (`FAILURES`) without a reward is not correct.
 
     Raises:
-        DataError: `correct_fraction` is set and a reward is unknown.
+        DataError: `correct_fraction` is set and another reward is unknown.
     """
     excluded: dict[str, str] = {}
     for trajectory in trajectories:
@@ -79,6 +81,8 @@ def _reason(trajectory: Trajectory, config: FilterConfig) -> str | None:
 
 
 def _is_correct(trajectory: Trajectory, config: FilterConfig) -> bool:
+    if trajectory.reward is None and trajectory.stop_reason in FAILURES:
+        return False
     if trajectory.reward is None:
         raise DataError(
             f"filters.correct_fraction needs to know which rollouts are correct, and the reward of trajectory"
