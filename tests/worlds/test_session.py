@@ -221,6 +221,24 @@ def test_a_timeout_kills_the_command_keeps_the_transcript_and_the_shell(session:
     )
 
 
+def test_what_the_shell_says_of_a_killed_report_never_reaches_the_next_command():
+    """Catches a sweep that kills the subshell of a report: bash names it, with our control line, one command later."""
+    seen: list[list[tuple[Source, str]]] = []
+
+    def time_out_again_and_again() -> None:
+        with TerminalSession(SmallBox()) as session:
+            for _ in range(8):
+                session.run("echo before; sleep 30", timeout_s=0.05)
+                seen.append([(s.source, s.text) for s in session.run("echo after").segments])
+
+    threads = [threading.Thread(target=time_out_again_and_again) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [[(Source.STDOUT, "after\n")]] * 64
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -255,8 +255,17 @@ class TerminalSession:
                     break
             if waited.outcome is not Outcome.TIMEOUT:
                 self._sweep(spared | self._keeper_and_shell())
-                return waited
+                return self._settle(waited, spared)
         return self._kill_shell(spared)
+
+    def _settle(self, waited: Waited, spared: set[tuple[int, int]]) -> Waited:
+        """Let the shell report once more: bash says late that a sweep has killed the subshell of the report before."""
+        if waited.outcome is not Outcome.DONE:
+            return waited
+        nonce = secrets.token_hex(8)
+        self._channel.send(report_line(report_path=self._report_path, nonce=nonce))
+        settled = self._wait_quietly({"done": nonce, "ended": self._secret}, _FIRST_TRY_SECONDS)
+        return settled if settled.outcome in (Outcome.DONE, Outcome.SHELL_ENDED) else self._kill_shell(spared)
 
     def _kill_shell(self, spared: Collection[tuple[int, int]]) -> Waited:
         """Kill the shell, wait until the keeper says so, and kill what it started in the meantime."""
