@@ -46,7 +46,8 @@ def test_weights_of_two_rollouts_are_those_worked_out_by_hand():
     assert close(batch.env_weights, [0, 0, 0, 0.5 / 8, 0.5 / 8, 0, 0, 0, 0, 0, 0])
     half = (1 - 0.5) / (math.sqrt(0.5) + 1e-6)
     assert close(batch.advantages, [half] * 7 + [-half] * 4)
-    assert batch.env_targets.tolist() == [False] * 3 + [True] * 2 + [False] * 6
+    assert compiled.selected.tolist() == [False] * 3 + [True] * 2 + [False] * 6
+    assert batch.env_targets.tolist() == [False] * 3 + [True] * 4 + [False] * 4
     assert batch.positions.tolist() == [*range(7), *range(4)]
     assert batch.sequence_index.tolist() == [0] * 7 + [1] * 4
     assert (batch.temperature, batch.policy_loss.clip_high) == (0.8, 0.2)
@@ -81,6 +82,7 @@ def test_counters_name_what_the_step_holds():
         "num_rollouts_ungraded_timeout": 0,
         "num_env_tokens_excluded": 0,
         "num_env_tokens_low_entropy": 0,
+        "num_env_tokens_disagreeing": 0,
     }
 
 

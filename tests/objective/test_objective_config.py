@@ -84,6 +84,7 @@ def test_there_are_at_most_twelve_fields():
         ({"filters": {"correct_fraction": 1.5}}, "filters.correct_fraction"),
         ({"tool_coeffs": {"search": -1.0}}, "expected a number from 0"),
         ({"policy": {"loss": "sft", "clip_low": 0.1}}, "policy.clip_low has no meaning"),
+        ({"policy": {"loss": "sft", "ratio_denominator": "proximal"}}, "policy.ratio_denominator has no meaning"),
         (
             {"policy": {"loss": "sft", "ratio_denominator": "proximal", "importance_cap": 2.0}},
             "policy.importance_cap has no meaning",

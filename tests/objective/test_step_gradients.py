@@ -87,7 +87,7 @@ def test_without_rl_a_step_is_masked_cross_entropy(seed, target):
     config = EchoConfig(use_rl=False, world_model_coeff=1.0, normalizer="global_token_mean", world_loss_target=target)
     batch = step(seed, config)
     states = MODEL.batch_states(batch, "packed")
-    rows = torch.nonzero(batch.env_targets).flatten()
+    rows = torch.nonzero(batch.env_weights).flatten()
     expected = torch.nn.functional.cross_entropy(states[rows - 1] @ MODEL.head.T, batch.token_ids[rows])
     loss = loss_of(batch)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)

@@ -98,6 +98,18 @@ def test_metrics_count_what_was_trained(material: Path, tmp_path: Path):
         assert row["env_ce_derivable"] != row["env_ce"]
 
 
+def test_stored_runs_of_one_command_are_compared_over_the_whole_pool(material: Path, tmp_path: Path):
+    """Catches a comparison within a step, where stored runs of one task seldom meet."""
+    one = {"run": {"trajectories_per_step": 1, "validate_every": 0}}
+    train(tiny_config(material, **one), tmp_path / "plain")
+    train(tiny_config(material, objective={"noise": {"disagreement_weight": 0.5}}, **one), tmp_path / "quiet")
+    plain, quiet = rows(tmp_path / "plain")[0], rows(tmp_path / "quiet")[0]
+    assert plain["num_env_tokens_disagreeing"] == 0
+    assert 0 < quiet["num_env_tokens_disagreeing"] < quiet["num_env_tokens"]
+    assert quiet["env_ce"] == plain["env_ce"]
+    assert 0.5 * plain["loss"] < quiet["loss"] < plain["loss"]
+
+
 def test_every_epoch_shows_each_trajectory_once_and_no_step_shows_one_twice():
     """Catches an order that skips or repeats trajectories where an epoch ends inside a step."""
     steps = [step_order(11, step, trajectories_per_step=3, seed=5) for step in range(1, 9)]

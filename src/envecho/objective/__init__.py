@@ -1,5 +1,6 @@
 """What is trained and what it is worth: `EchoConfig`, and its compilation into one weight per token."""
 
+from envecho.objective.agreement import disagreement, disagreement_multipliers
 from envecho.objective.compile import CompiledBatch, compile_batch
 from envecho.objective.config import EchoConfig, FilterConfig, NoiseConfig, PolicyConfig, ScheduleConfig
 from envecho.objective.filters import FilterResult, filter_rollouts
@@ -16,6 +17,8 @@ __all__ = [
     "ScheduleConfig",
     "compile_batch",
     "compile_with_shuffled_env",
+    "disagreement",
+    "disagreement_multipliers",
     "filter_rollouts",
     "lambda_at",
     "shuffle_observations",

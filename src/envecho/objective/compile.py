@@ -22,6 +22,7 @@ from envecho.losses import (
     WeightedBatch,
     normalizer_weights,
 )
+from envecho.objective.agreement import disagreement_multipliers
 from envecho.objective.config import EchoConfig
 from envecho.objective.counting import count_tokens
 from envecho.objective.noise import after_high_entropy
@@ -35,12 +36,14 @@ from envecho.trajectory import SOURCES
 class CompiledBatch:
     """The batch of one optimiser step, and what was counted on the way (docs/objective.md lists the names).
 
-    `trajectory_index` `[token]` numbers the trajectories, branches and windows of one under one number.
+    `trajectory_index` `[token]` numbers the trajectories, branches and windows of one under one number. `selected`
+    `[token]` marks the targets that `world_loss_target` names; the batch reports the log-probs of all observations.
     """
 
     batch: WeightedBatch
     counters: dict[str, int | float]
     trajectory_index: torch.Tensor
+    selected: torch.Tensor
 
     @property
     def effective_lambda(self) -> float | None:
@@ -69,9 +72,10 @@ def compile_batch(
 
     Args:
         world_model_coeff: lambda instead of the config's (a schedule).
-        micro_batch_index: the micro-batch of each sequence, for the rules with a mean per micro-batch, and for no
-        other. excluded_env: trajectories whose observations are not trained, with the reason (`filter_rollouts`).
-        env_multipliers: one array `[token]` per sequence, from 0: what a target counts.
+        micro_batch_index: the micro-batch of each sequence, for the rules with a mean per micro-batch and no other.
+        excluded_env: trajectories whose observations are not trained, with the reason (`filter_rollouts`).
+        env_multipliers: one array `[token]` per sequence, from 0: what a target counts; None takes what
+            `noise.disagreement_weight` finds among these.
 
     Raises:
         ConfigError: the normaliser needs a split and none is given, or the other way round; lambda is negative.
@@ -80,9 +84,8 @@ def compile_batch(
     """
     coeff = _coeff(config, world_model_coeff)
     step = flatten(sequences, config)
-    preset = config.preset
     counts = _token_counts(step, config, micro_batch_index)
-    policy_unit, env_unit = normalizer_weights(preset.normalizer, counts)
+    policy_unit, env_unit = normalizer_weights(config.preset.normalizer, counts)
     policy = policy_data(step, config)
     multipliers, env_counters = _env_multipliers(step, sequences, config, excluded_env or {}, env_multipliers)
     policy_weights = (policy_unit * torch.from_numpy(policy.trained)).float()
@@ -94,7 +97,7 @@ def compile_batch(
         policy_weights=policy_weights,
         advantages=torch.from_numpy(policy.advantages).float(),
         env_weights=(coeff * torch.from_numpy(multipliers) * env_unit).float(),
-        env_targets=torch.from_numpy(step.env_mask),
+        env_targets=torch.from_numpy(step.obs_mask),
         kl_weights=config.policy.kl_coeff * policy_weights,
         entropy_weights=config.policy.entropy_coeff * policy_weights,
         sampling_logprobs=torch.from_numpy(step.sampling_logprobs),
@@ -106,6 +109,7 @@ def compile_batch(
         batch=batch,
         counters=count_tokens(step) | policy.counters | env_counters,
         trajectory_index=torch.from_numpy(step.trajectory_of_token),
+        selected=torch.from_numpy(step.env_mask),
     )
 
 
@@ -144,10 +148,14 @@ def _env_multipliers(
     factors = np.array([config.source_coeffs.get(source, 1.0) for source in SOURCES])[step.sources]
     if config.tool_coeffs:
         factors = factors * np.concatenate([_tool_coeffs(s, config.tool_coeffs) for s in sequences])
+    if given is None and config.noise.disagreement_weight is not None:
+        given = disagreement_multipliers(sequences, weight=config.noise.disagreement_weight)
+    discounted = np.zeros_like(step.env_mask)
     if given is not None:
         if [len(values) for values in given] != [len(sequence) for sequence in sequences]:
             raise DataError("env_multipliers needs one array per sequence, one number per token")
-        factors = factors * np.concatenate(list(given))
+        joined = np.concatenate(list(given))
+        factors, discounted = factors * joined, joined < 1
     left_out = np.array([episode.trajectory_id in excluded for episode in step.trajectories])[step.trajectory_of_token]
     chosen = np.ones_like(step.env_mask)
     quantile = config.noise.after_entropy_quantile
@@ -158,6 +166,7 @@ def _env_multipliers(
     counters: dict[str, int | float] = {
         "num_env_tokens_excluded": int((step.env_mask & left_out).sum()),
         "num_env_tokens_low_entropy": int((step.env_mask & ~left_out & ~chosen).sum()),
+        "num_env_tokens_disagreeing": int((step.env_mask & ~left_out & chosen & discounted).sum()),
         **{f"num_rollouts_env_excluded_{reason}": count for reason, count in sorted(reasons.items())},
     }
     return np.where(left_out | ~chosen, 0.0, factors), counters

@@ -71,12 +71,22 @@ class NoiseConfig(_Table):
 
     `nll_clip`: tokens above this many nats get no gradient. `after_entropy_quantile`: only observations that answer an
     action whose mean token entropy is at or above this quantile of the step (PaW, arXiv:2606.02388).
+    `disagreement_weight`: what a target counts on which all other runs of the same actions disagree (`agreement`).
     `shuffle_observations`: the control that trains each observation behind the history of another rollout of the step.
     """
 
     nll_clip: float | None = Field(default=None, gt=0)
     after_entropy_quantile: float | None = Field(default=None, ge=0, le=1)
+    disagreement_weight: float | None = Field(default=None, ge=0, le=1)
     shuffle_observations: bool = False
+
+    @model_validator(mode="after")
+    def _shuffled_runs_cannot_be_compared(self) -> NoiseConfig:
+        if self.shuffle_observations and self.disagreement_weight is not None:
+            raise ValueError(
+                "disagreement_weight compares runs of the same actions, which shuffle_observations mixes up"
+            )
+        return self
 
 
 class ScheduleConfig(_Table):
@@ -189,6 +199,7 @@ class EchoConfig(BaseModel):
         if policy.loss == "sft":
             of_samples = ("advantage", "clip_low", "clip_high", "importance_cap")
             stated = [name for name in of_samples if getattr(policy, name) is not None]
+            stated += ["ratio_denominator"] if policy.ratio_denominator != "sampling" else []
             if stated:
                 raise ValueError(f"policy.{stated[0]} has no meaning for policy.loss = 'sft', which has no ratio")
         if policy.importance_cap is not None and policy.ratio_denominator != "proximal":

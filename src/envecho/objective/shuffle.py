@@ -90,6 +90,7 @@ def compile_with_shuffled_env(
         batch=_join(true.batch, control.batch),
         counters=true.counters,
         trajectory_index=torch.cat([true.trajectory_index, control.trajectory_index + num_trajectories]),
+        selected=torch.cat([true.selected, torch.zeros_like(control.selected)]),
     )
 
 

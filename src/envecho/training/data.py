@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envecho.errors import ConfigError, DataError
-from envecho.objective import EchoConfig, FilterConfig, filter_rollouts
+from envecho.objective import EchoConfig, FilterConfig, disagreement_multipliers, filter_rollouts
 from envecho.tokens import (
     ChatTokenizer,
     TokenizedTrajectory,
@@ -30,21 +31,31 @@ from envecho.trajectory.store import read_trajectories
 class TrainingData:
     """What a run reads: `train[i]` are the sequences (branches and windows) of trajectory i.
 
-    `validation` holds trajectories because their labels are needed, and their sequences. `fingerprint` is a SHA-256 of
-    all token ids and sources of the training pool: a run that continues must find the same. `excluded_env`: whose
-    observations the rollout filters leave out, and why.
+    `validation` holds trajectories because their labels are needed, and their sequences. `multipliers[i]` belong to
+    `train[i]`; None where runs are not compared. `fingerprint` is a SHA-256 of all token ids and sources of the
+    training pool: a run that continues must find the same. `excluded_env`: whose observations the rollout filters leave
+    out, and why.
     """
 
     train: tuple[tuple[TokenizedTrajectory, ...], ...]
     validation: tuple[Trajectory, ...]
     validation_sequences: tuple[TokenizedTrajectory, ...]
+    multipliers: tuple[tuple[NDArray[np.float32], ...], ...] | None
     fingerprint: str
     excluded_env: Mapping[str, str]
 
     def step_sequences(self, step: int, *, trajectories_per_step: int, seed: int) -> list[TokenizedTrajectory]:
         """Return the sequences of step `step` (counted from 1), trajectory by trajectory."""
-        chosen = step_order(len(self.train), step, trajectories_per_step=trajectories_per_step, seed=seed)
-        return [sequence for index in chosen for sequence in self.train[index]]
+        return [s for index in self._chosen(step, trajectories_per_step, seed) for s in self.train[index]]
+
+    def step_multipliers(self, step: int, *, trajectories_per_step: int, seed: int) -> list[NDArray[np.float32]] | None:
+        """Return what each token of `step_sequences` counts; None where runs are not compared."""
+        if self.multipliers is None:
+            return None
+        return [m for index in self._chosen(step, trajectories_per_step, seed) for m in self.multipliers[index]]
+
+    def _chosen(self, step: int, trajectories_per_step: int, seed: int) -> list[int]:
+        return step_order(len(self.train), step, trajectories_per_step=trajectories_per_step, seed=seed)
 
 
 def load_data(config: DataConfig, objective: EchoConfig, tokenizer: ChatTokenizer, *, max_tokens: int) -> TrainingData:
@@ -76,12 +87,24 @@ def load_data(config: DataConfig, objective: EchoConfig, tokenizer: ChatTokenize
     _require_targets(train, objective, config.train)
     excluded = filter_rollouts(filtered, objective.filters).excluded if filtered else {}
     return TrainingData(
+        multipliers=_multipliers(train, objective),
         train=tuple(train),
         validation=validation,
         validation_sequences=tuple(s for t in validation for s in tokenize_trajectory(t, tokenizer, max_tokens=limit)),
         fingerprint=digest.hexdigest(),
         excluded_env=excluded,
     )
+
+
+def _multipliers(
+    train: Sequence[Sequence[TokenizedTrajectory]], objective: EchoConfig
+) -> tuple[tuple[NDArray[np.float32], ...], ...] | None:
+    """What runs of one command disagree on, over the whole pool: two of them are seldom in one step."""
+    weight = objective.noise.disagreement_weight
+    if weight is None:
+        return None
+    found = iter(disagreement_multipliers([s for sequences in train for s in sequences], weight=weight))
+    return tuple(tuple(next(found) for _ in sequences) for sequences in train)
 
 
 def step_order(num_trajectories: int, step: int, *, trajectories_per_step: int, seed: int) -> list[int]:

@@ -19,7 +19,7 @@ from envecho.tokens import TokenizedTrajectory
 from envecho.training.metrics import MetricsRow
 from envecho.training.rollout_health import policy_row, rollout_row
 from envecho.training.sources import StepBatch
-from envecho.trajectory import SOURCES, Trajectory
+from envecho.trajectory import SOURCES, Role, Trajectory
 
 LOGGED_COUNTERS = (
     "num_env_tokens",
@@ -28,11 +28,14 @@ LOGGED_COUNTERS = (
     "num_env_output_tokens",
     "num_warning_tokens",
     "num_repeated_tokens",
+    "num_env_tokens_disagreeing",
     "num_sequences",
     "num_trajectories",
     "num_trajectories_without_observation",
 )
 """The counters of `compile_batch` that a train row repeats."""
+
+_IS_WARNING = np.array([source.role is Role.WARNING for source in SOURCES])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +57,12 @@ class StepFacts:
 def train_row(step: int, *, batch: StepBatch, output: ForwardBackwardOutput, facts: StepFacts) -> dict[str, Any]:
     """Return the row of one optimiser step; with the keys of rollouts where it had any."""
     compiled = batch.compiled
-    targets = compiled.batch.env_targets.numpy()
-    nll = -output.env_logprobs.astype(np.float64)[targets]
-    sources = _sources(batch.sequences, len(targets))[targets]
+    nlls = -output.env_logprobs.astype(np.float64)
+    all_sources = _sources(batch.sequences, len(nlls))
+    reported = compiled.batch.env_targets.numpy()
+    targets = reported & compiled.selected.numpy()
+    nll, sources = nlls[targets], all_sources[targets]
+    warnings = reported & _IS_WARNING[all_sources]
     seconds = facts.train_seconds + batch.rollout_seconds
     row: dict[str, Any] = {
         "kind": "train",
@@ -64,13 +70,14 @@ def train_row(step: int, *, batch: StepBatch, output: ForwardBackwardOutput, fac
         "loss": output.loss,
         "env_ce": _mean(nll),
         "env_ce_by_source": {SOURCES[code].value: _mean(nll[sources == code]) for code in np.unique(sources)},
+        "warning_ce": _mean(nlls[warnings]),
         "grad_norm": facts.grad_norm,
         "learning_rate": facts.learning_rate,
         "effective_lambda": compiled.effective_lambda,
         "world_model_coeff": facts.world_model_coeff,
         "has_env_signal": bool((compiled.batch.env_weights != 0).any()),
         **{name: compiled.counters[name] for name in LOGGED_COUNTERS},
-        "tokens_per_second": len(targets) / facts.train_seconds,
+        "tokens_per_second": len(nlls) / facts.train_seconds,
         "seconds": seconds,
     }
     if batch.trajectories is None:

@@ -81,11 +81,13 @@ class StoredSource:
         """Return the batch of step `step`."""
         run = self._config.run
         sequences = self._data.step_sequences(step, trajectories_per_step=run.trajectories_per_step, seed=run.seed)
+        multipliers = self._data.step_multipliers(step, trajectories_per_step=run.trajectories_per_step, seed=run.seed)
         compiled = compile_batch(
             sequences,
             self._config.objective,
             world_model_coeff=world_model_coeff,
             excluded_env=self._data.excluded_env,
+            env_multipliers=multipliers,
         )
         return StepBatch(compiled=compiled, sequences=sequences)
 
@@ -191,7 +193,6 @@ def rollout_params(settings: RolloutConfig, engine: Engine, *, seed: int) -> Rol
         temperature=settings.temperature,
         command_seconds=settings.command_seconds,
         episodes_per_batch=settings.episodes_per_batch,
-        num_workers=settings.num_workers,
         seed=seed,
     )
 
