@@ -19,7 +19,7 @@ from envecho.cli.main import main
 from envecho.errors import ConfigError, DataError, EngineError
 from envecho.recipes.study import run_study
 from envecho.recipes.study_config import study_from_document
-from envecho.recipes.study_records import gather_records
+from envecho.recipes.study_records import gather_records, read_records
 from envecho.recipes.study_report import report_study
 from envecho.recipes.study_work import Task, work
 
@@ -58,6 +58,8 @@ def test_a_study_runs_every_arm_and_seed_and_says_its_figures(material: Path, fi
         assert [look["step"] for look in arm["looks"]] == [0, 1, 2]
         assert arm["final"]["env_ce"]["num_seeds"] == 2
         assert arm["final"]["solve_rate"]["num_tasks"] == 3
+    records = read_records(finished / "runs.jsonl")
+    assert all(look.trained is not None and look.trained[1] == 4 for record in records for look in record.looks)
     grpo, echo = found["arms"]["grpo"], found["arms"]["echo"]
     assert echo["looks"][0] | {"step": 0} == grpo["looks"][0]
     assert echo["final"]["env_ce"] != grpo["final"]["env_ce"]

@@ -111,6 +111,28 @@ def test_unequal_seeds_are_compared_over_those_that_both_have():
     assert (stat["value"], stat["num_seeds"], stat["low"]) == (pytest.approx(0.1), 1, None)
 
 
+def test_training_tasks_have_a_curve_with_an_interval_over_seeds_alone():
+    """Catches own rollouts that are compared by task, which they are not kept by, and a speed-up of another figure."""
+
+    def with_trained(found: RunRecord, solved: list[int]) -> RunRecord:
+        looks = [look.model_copy(update={"trained": (n, 40)}) for look, n in zip(found.looks, solved, strict=True)]
+        return found.model_copy(update={"looks": tuple(looks)})
+
+    flat = [0.5] * 4
+    runs = [with_trained(record("grpo", seed, flat), [4, 8 + seed, 12, 10]) for seed in range(3)]
+    runs += [with_trained(record("echo", seed, flat), [4, 12, 20, 30 + seed]) for seed in range(3)]
+    found = analyse(STUDY, runs)
+    final = found["echo"]["final"]["train_solve_rate"]
+    assert final["value"] == pytest.approx(31 / 40)
+    assert (final["num_seeds"], final["num_tasks"]) == (3, 0)
+    assert 30 / 40 <= final["low"] < final["high"] <= 32 / 40
+    assert found["echo"]["train_steps_to_reach"]["value"] == 10
+    assert found["grpo"]["train_steps_to_reach"]["value"] == 20
+    assert found["echo"]["difference"]["train_solve_rate"]["value"] == pytest.approx(21 / 40)
+    assert figures(flat, flat)["echo"]["final"]["train_solve_rate"] is None
+    assert figures(flat, flat)["echo"]["train_steps_to_reach"] is None
+
+
 def test_alarms_are_counted_by_name_over_all_seeds():
     """Catches alarms of one seed that stand for the arm."""
     runs = [record("grpo", seed, [0.1] * 4, alarms=((3, "collapse"), (5, "role_confusion"))) for seed in range(3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from study_material import ECHO, changed, study_document, write_document
 
 from envecho.errors import ConfigError
+from envecho.recipes.study import _places, run_study
 from envecho.recipes.study_config import Start, load_study, study_from_document
 from envecho.recipes.study_start import START_RECIPES, make_start, require_start, start_is_made
 
@@ -97,6 +99,24 @@ def test_a_start_is_made_once_whole_and_by_its_own_parameters(tmp_path: Path, mo
     assert json.loads((folder / "model/size").read_text()) == [4, 1]
     with pytest.raises(ConfigError, match=r"was made by"):
         start_is_made(torn, folder)
+
+
+def test_a_shared_start_is_made_once_for_all_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Catches a start that is made again for each seed, and seeds that start from another one."""
+    made: list[int] = []
+    trained: list[str] = []
+    monkeypatch.setitem(START_RECIPES, "toy", lambda folder, *, seed: made.append(seed))
+    monkeypatch.setattr("envecho.recipes.study.measure_cost", lambda *_: None)
+    monkeypatch.setattr("envecho.recipes.study._say_cost", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "envecho.recipes.study._run_arm",
+        lambda study, arm, seed, out: trained.append(_places(study, out, arm, seed)["start"]),
+    )
+    document = copy.deepcopy(DOCUMENT) | {"start": {"recipe": "toy", "shared": True}}
+    run_study(study_from_document(document), tmp_path, num_workers=0)
+    assert made == [0]
+    assert set(trained) == {str(tmp_path.resolve() / "start/shared")}
+    assert len(trained) == 4
 
 
 @pytest.mark.parametrize(

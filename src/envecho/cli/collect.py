@@ -23,6 +23,9 @@ import click
     "--split", default="train", show_default=True,
     help="Which tasks: train, validation or new_boxes of the terminal world, train or held_out of the depot.",
 )  # fmt: skip
+@click.option(
+    "--families", metavar="A,B", default="", help="Tasks of these families of the terminal world alone; empty: all."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the explorer's commands and samples.")
 @click.option(
     "--temperature", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
@@ -36,7 +39,7 @@ import click
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def command(out: Path, overwrite: bool, as_json: bool, **options: Any) -> None:
+def command(out: Path, overwrite: bool, as_json: bool, families: str, **options: Any) -> None:
     """Run episodes in a world and write their trajectories.
 
     \b
@@ -49,7 +52,7 @@ def command(out: Path, overwrite: bool, as_json: bool, **options: Any) -> None:
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; pass --overwrite to replace it, or another --out")
-    config = CollectConfig(**options)
+    config = CollectConfig(families=tuple(filter(None, map(str.strip, families.split(",")))), **options)
     counts = collect_to_file(config, out)
     if as_json:
         click.echo(json.dumps(counts))

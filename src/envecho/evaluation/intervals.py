@@ -83,7 +83,10 @@ def _interval(sums: NDArray[np.float64], *, seed: int) -> tuple[float | None, fl
 
 @dataclass(frozen=True, kw_only=True)
 class SeedStat:
-    """A mean over training seeds with its 95 % interval over seeds and tasks; None below two seeds or two tasks."""
+    """A mean over training seeds with its 95 % interval over seeds and tasks; None below two seeds or two tasks.
+
+    `num_tasks` is 0 for a figure that is not kept by task: its interval is over seeds alone.
+    """
 
     value: float
     low: float | None
@@ -149,20 +152,21 @@ def seed_interval(resampled: NDArray[np.float64], *, num_seeds: int) -> tuple[fl
 
 def seed_stat(
     numerators: NDArray[Any], denominators: NDArray[Any], *, minus: tuple[NDArray[Any], NDArray[Any]] | None = None,
-    seed: int = 0,
+    by_task: bool = True, seed: int = 0,
 ) -> SeedStat:  # fmt: skip
     """Return the mean over seeds with its interval; arrays are `[seed, task]`, denominators above 0.
 
     `minus` (numerators, denominators of another arm, the same seeds and tasks in the same order) makes it the paired
-    difference. One seed, or one task, has a value and no interval: nothing is known of how another would do.
+    difference. One seed, or one task, has a value and no interval: nothing is known of how another would do. With
+    `by_task` False the arrays are `[seed, 1]`, sums over whatever tasks there were, and only seeds are drawn.
     """
     pairs = [(numerators, denominators), *([minus] if minus else [])]
     signs = (1.0, -1.0)
     num_seeds, num_tasks = numerators.shape
     value = sum(sign * float(seed_means(*pair)) for sign, pair in zip(signs, pairs, strict=False))
     low = high = None
-    if min(num_seeds, num_tasks) > 1:
+    if num_seeds > 1 and (num_tasks > 1 or not by_task):
         draws = crossed_draws(num_seeds, num_tasks, seed=seed)
         parts = [sign * resampled_means(*pair, draws) for sign, pair in zip(signs, pairs, strict=False)]
         low, high = seed_interval(np.sum(parts, axis=0), num_seeds=num_seeds)
-    return SeedStat(value=value, low=low, high=high, num_seeds=num_seeds, num_tasks=num_tasks)
+    return SeedStat(value=value, low=low, high=high, num_seeds=num_seeds, num_tasks=num_tasks if by_task else 0)

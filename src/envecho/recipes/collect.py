@@ -24,7 +24,8 @@ _EPISODES_PER_BATCH = 16
 class CollectConfig(BaseModel):
     """What to collect; `policy` is `oracle`, `explore`, or the name or folder of a model.
 
-    `world` is a name of `envecho.worlds.suites`; the first `num_episodes` tasks of `split` get one episode each.
+    `world` is a name of `envecho.worlds.suites`; the first `num_episodes` tasks of `split` and `families` get one
+    episode each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +35,7 @@ class CollectConfig(BaseModel):
     policy: str
     num_episodes: int = Field(ge=1)
     split: str = "train"
+    families: tuple[str, ...] = ()
     seed: int = 0
     temperature: float = Field(default=1.0, gt=0)
     max_turns: int = Field(default=16, ge=1)
@@ -75,7 +77,7 @@ def collect_to_file(config: CollectConfig, out: Path) -> dict[str, Any]:
 
 
 def _episodes(config: CollectConfig) -> Iterator[Trajectory]:
-    suite = open_suite(config.world, sandbox=config.sandbox, max_turns=config.max_turns)
+    suite = open_suite(config.world, sandbox=config.sandbox, max_turns=config.max_turns, families=config.families)
     suite.task_id(config.split, 0)  # an unknown split ends here, before anything slow
     if config.policy not in ("oracle", "explore"):
         yield from _model_episodes(config, suite)

@@ -1,6 +1,6 @@
 """A study: arms x seeds of ordinary training runs, paired, resumable one by one, with its cost stated first.
 
-    OUT/start/seed-S               the model that all arms of a seed start from
+    OUT/start/seed-S               the model that all arms of a seed start from (shared: OUT/start/shared, of all seeds)
     OUT/ARM/seed-S/phase-K         a run folder, as `envecho train` makes it
     OUT/cost/ARM.json, OUT/logs/   what a step of each arm costs here; what each run printed
     OUT/runs.jsonl                 what is kept of finished runs; every figure is made from it alone
@@ -60,7 +60,7 @@ def run_study(
     out.mkdir(parents=True, exist_ok=True)
     kept = {(record.arm, record.seed) for record in gather_records(study, out)}
     for seed in wanted:
-        start_is_made(study.start, _start_folder(out, seed))
+        start_is_made(study.start, _start_folder(study, out, seed))
         for arm in chosen:
             _require_unchanged(study, arm, seed, out)
     ordered = [(arm, seed) for seed in wanted for arm in chosen if (arm.name, seed) not in kept]
@@ -82,26 +82,27 @@ def run_study(
     work(tasks, num_workers=num_workers, threads=threads)
 
 
-def _start_folder(out: Path, seed: int) -> Path:
-    return out / "start" / f"seed-{seed}"
+def _start_folder(study: StudyConfig, out: Path, seed: int) -> Path:
+    return out / "start" / ("shared" if study.start.shared else f"seed-{seed}")
 
 
-def _places(out: Path, arm: Arm, seed: int) -> dict[str, str]:
-    return {"start": str(_start_folder(out, seed)), "out": str(out / arm.name / f"seed-{seed}")}
+def _places(study: StudyConfig, out: Path, arm: Arm, seed: int) -> dict[str, str]:
+    return {"start": str(_start_folder(study, out, seed)), "out": str(out / arm.name / f"seed-{seed}")}
 
 
 def _require_unchanged(study: StudyConfig, arm: Arm, seed: int, out: Path) -> None:
     """Refuse before anything runs what `train` would refuse when it comes to it: a run of another configuration."""
-    for number, config in enumerate(study.run_configs(arm, seed, places=_places(out, arm, seed))):
+    for number, config in enumerate(study.run_configs(arm, seed, places=_places(study, out, arm, seed))):
         require_usable(phase_folder(out, arm.name, seed, number), config, resume=True, overwrite=False)
 
 
 def _start_tasks(study: StudyConfig, out: Path, seeds: Sequence[int]) -> list[Task]:
-    missing = [seed for seed in dict.fromkeys(seeds) if not start_is_made(study.start, _start_folder(out, seed))]
+    wanted = (0,) if study.start.shared else dict.fromkeys(seeds)
+    missing = [seed for seed in wanted if not start_is_made(study.start, _start_folder(study, out, seed))]
     return [
         Task(
             name=f"starting model, seed {seed}",
-            run=functools.partial(make_start, study.start, _start_folder(out, seed), seed),
+            run=functools.partial(make_start, study.start, _start_folder(study, out, seed), seed),
             log=out / "logs" / f"start-seed-{seed}.log",
         )
         for seed in missing
@@ -136,7 +137,7 @@ def measure_cost(study: StudyConfig, arm: Arm, seed: int, out: Path) -> None:
 
     folder = out / "cost" / arm.name
     phases: list[dict[str, float]] = []
-    configs = study.run_configs(arm, seed, places=_places(out, arm, seed))
+    configs = study.run_configs(arm, seed, places=_places(study, out, arm, seed))
     for config in configs:
         clock = _EventClock()
         train(_one_step(config, configs[0].model.name), folder, overwrite=True, on_event=clock.note)
@@ -197,7 +198,7 @@ def _run_arm(study: StudyConfig, arm: Arm, seed: int, out: Path) -> None:
     from envecho.training.summary import write_summary
 
     stated = study.run_configs(arm, seed)
-    for number, config in enumerate(study.run_configs(arm, seed, places=_places(out, arm, seed))):
+    for number, config in enumerate(study.run_configs(arm, seed, places=_places(study, out, arm, seed))):
         folder = phase_folder(out, arm.name, seed, number)
         if phase_is_finished(folder):
             continue

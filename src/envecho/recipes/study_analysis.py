@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from envecho.evaluation import SeedStat, crossed_draws, resampled_means, seed_in
 from envecho.recipes.study_config import Arm, StudyConfig
 from envecho.recipes.study_records import Look, RunRecord
 
-Figure = Literal["solve_rate", "env_ce"]
+Figure = Literal["solve_rate", "train_solve_rate", "env_ce"]
+FIGURES: tuple[Figure, ...] = get_args(Figure)
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -73,8 +74,15 @@ class ArmRuns:
         return array[..., 0], array[..., 1]
 
 
-def _by_task(look: Look, figure: Figure) -> dict[str, tuple[float, int]] | dict[str, tuple[int, int]]:
+def _by_task(look: Look, figure: Figure) -> Mapping[str, tuple[float, int]]:
+    """Numerator and denominator by task; the run's own rollouts are kept as one sum, not by task."""
+    if figure == "train_solve_rate":
+        return {} if look.trained is None else {"": look.trained}
     return look.solved if figure == "solve_rate" else look.env_nll
+
+
+def _has_interval(figure: Figure, *, num_seeds: int, num_tasks: int) -> bool:
+    return num_seeds > 1 and (num_tasks > 1 or figure == "train_solve_rate")
 
 
 def analyse(study: StudyConfig, records: Sequence[RunRecord]) -> dict[str, Any]:
@@ -89,7 +97,10 @@ def analyse(study: StudyConfig, records: Sequence[RunRecord]) -> dict[str, Any]:
     reference = runs.get(study.study.compare_to)
     return {
         arm.name: _arm_figures(arm, runs.get(arm.name), None if arm.name == study.study.compare_to else reference)
-        | {"steps_to_reach": _json(_reach(runs.get(arm.name), reference))}
+        | {
+            "steps_to_reach": _json(_reach(runs.get(arm.name), reference, "solve_rate")),
+            "train_steps_to_reach": _json(_reach(runs.get(arm.name), reference, "train_solve_rate")),
+        }
         for arm in study.arms
     }
 
@@ -98,16 +109,16 @@ def _arm_figures(arm: Arm, runs: ArmRuns | None, reference: ArmRuns | None) -> d
     if runs is None:
         return {"label": arm.label, "seeds": []}
     records = runs.records
-    curves = {figure: _curve(runs, figure) for figure in ("solve_rate", "env_ce")}
+    curves = {figure: _curve(runs, figure) for figure in FIGURES}
     return {
         "label": arm.label,
         "seeds": list(runs.seeds),
         "num_steps": records[0].steps,
         "looks": [
-            {"step": step, "solve_rate": _json(curves["solve_rate"][place]), "env_ce": _json(curves["env_ce"][place])}
+            {"step": step} | {figure: _json(curve[place]) for figure, curve in curves.items() if curve}
             for place, step in enumerate(runs.steps)
         ],
-        "final": {figure: _json(curves[figure][-1]) for figure in curves},
+        "final": {figure: _json(curve[-1] if curve else None) for figure, curve in curves.items()},
         "env_ce_change_percent": _json(_change_percent(runs)),
         "solve_rate_area": _json(_area(runs, None)),
         "difference": None if reference is None else _differences(runs, reference),
@@ -122,11 +133,14 @@ def _arm_figures(arm: Arm, runs: ArmRuns | None, reference: ArmRuns | None) -> d
 
 
 def _curve(runs: ArmRuns, figure: Figure) -> list[SeedStat]:
-    tasks = sorted(runs.tasks(figure, runs.seeds))
-    if not tasks:
+    """The figure at every look; empty for a run that did not roll out between two looks."""
+    tasks, by_task = sorted(runs.tasks(figure, runs.seeds)), figure != "train_solve_rate"
+    if not tasks and by_task:
         raise DataError(f"arm {runs.records[0].arm}: no task has a {figure} at every look of every seed")
+    if not tasks:
+        return []
     numerators, denominators = runs.sums(figure, runs.seeds, tasks)
-    return [seed_stat(*pair) for pair in zip(numerators, denominators, strict=True)]
+    return [seed_stat(*pair, by_task=by_task) for pair in zip(numerators, denominators, strict=True)]
 
 
 def _change_percent(runs: ArmRuns) -> SeedStat:
@@ -153,13 +167,14 @@ def _shared(runs: ArmRuns, reference: ArmRuns, figure: Figure) -> tuple[list[int
 def _differences(runs: ArmRuns, reference: ArmRuns) -> dict[str, Any]:
     """Arm minus reference over the seeds and tasks that both have: final solve rate and CE, area under the curve."""
     found: dict[str, Any] = {}
-    for figure in ("solve_rate", "env_ce"):
+    for figure in FIGURES:
         seeds, tasks = _shared(runs, reference, figure)
         if not seeds or not tasks:
             found[figure] = None
             continue
         ours, theirs = (tuple(part[-1] for part in of.sums(figure, seeds, tasks)) for of in (runs, reference))
-        found[figure] = _json(seed_stat(*ours, minus=(theirs[0], theirs[1])))
+        by_task = figure != "train_solve_rate"
+        found[figure] = _json(seed_stat(*ours, minus=(theirs[0], theirs[1]), by_task=by_task))
     found["solve_rate_area"] = _json(_area(runs, reference))
     return found
 
@@ -184,24 +199,24 @@ def _area(runs: ArmRuns, reference: ArmRuns | None) -> SeedStat | None:
     return seed_stat(*weighted(runs), minus=None if reference is None else weighted(reference))
 
 
-def _reach(runs: ArmRuns | None, reference: ArmRuns | None) -> ReachStat | None:
-    """Steps until the arm's mean solve rate is at the reference's best mean solve rate, over shared seeds and tasks.
+def _reach(runs: ArmRuns | None, reference: ArmRuns | None, figure: Figure) -> ReachStat | None:
+    """Steps until the arm's mean of a figure is at the best of the reference's mean, over shared seeds and tasks.
 
     None where nothing is shared, or where the reference solved nothing, which every arm has reached at step 0.
     """
     if runs is None or reference is None:
         return None
-    seeds, tasks = _shared(runs, reference, "solve_rate")
+    seeds, tasks = _shared(runs, reference, figure)
     if not seeds or not tasks:
         return None
-    ours, theirs = (of.sums("solve_rate", seeds, tasks) for of in (runs, reference))
+    ours, theirs = (of.sums(figure, seeds, tasks) for of in (runs, reference))
     if not theirs[0].any():
         return None
     value = steps_to_reach(seed_means(*ours)[:, None], runs.steps, seed_means(*theirs).max(keepdims=True))[0]
     stat = ReachStat(
         value=_step(value), low=None, high=None, never_fraction=None, num_seeds=len(seeds), num_tasks=len(tasks)
     )
-    if min(len(seeds), len(tasks)) < 2:
+    if not _has_interval(figure, num_seeds=len(seeds), num_tasks=len(tasks)):
         return stat
     draws = crossed_draws(len(seeds), len(tasks))
     found = steps_to_reach(resampled_means(*ours, draws), runs.steps, resampled_means(*theirs, draws).max(axis=0))

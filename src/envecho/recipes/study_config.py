@@ -55,9 +55,13 @@ class Statement(_Table):
 
 
 class Start(_Table):
-    """Table `[start]`: `recipe` is `none` (the model of `[base.model]` as it is) or a name in `study_start`."""
+    """Table `[start]`: `recipe` is `none` (the model of `[base.model]` as it is) or a name in `study_start`.
+
+    With `shared`, all seeds start from one model, made with seed 0; what they differ in is the rollouts alone.
+    """
 
     recipe: str = "none"
+    shared: bool = False
     parameters: dict[str, Any] = {}
 
 

@@ -20,6 +20,7 @@ _LINES: Final = ("-", (0, (5, 2)), (0, (1, 1.5)))
 _NO_METADATA: Final = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _PANELS: Final = (
     ("solve_rate", "Held-out tasks solved", "share"),
+    ("train_solve_rate", "Training tasks solved", "share of own rollouts"),
     ("env_ce", "Held-out environment CE", "nats per token"),
 )
 
@@ -46,16 +47,16 @@ def _svg_bytes(figure: Figure) -> bytes:
 def _draw_curves(arms: Mapping[str, Any]) -> Figure:
     rows = -(-len(arms) // 3)
     height = 400 + 22 * rows
-    figure = Figure(figsize=(1000 / 72, height / 72))
-    axes: Sequence[Axes] = figure.subplots(1, 2)
+    figure = Figure(figsize=(1200 / 72, height / 72))
+    axes: Sequence[Axes] = figure.subplots(1, 3)
     for ax, (key, title, unit) in zip(axes, _PANELS, strict=True):
         for place, arm in enumerate(arms.values()):
-            steps = [look["step"] for look in arm["looks"]]
-            stats = [look[key] for look in arm["looks"]]
+            steps = [look["step"] for look in arm["looks"] if key in look]
+            stats = [look[key] for look in arm["looks"] if key in look]
             colour, line = _HUES[place % len(_HUES)], _LINES[place // len(_HUES) % len(_LINES)]
             label = f"{arm['label']} (n = {len(arm['seeds'])})"
             ax.plot(steps, [stat["value"] for stat in stats], color=colour, linestyle=line, linewidth=1.8, label=label)
-            if all(stat["low"] is not None for stat in stats):
+            if stats and all(stat["low"] is not None for stat in stats):
                 low, high = ([stat[end] for stat in stats] for end in ("low", "high"))
                 ax.fill_between(steps, low, high, color=colour, alpha=0.1, linewidth=0)
         ax.set_title(title)
@@ -64,7 +65,7 @@ def _draw_curves(arms: Mapping[str, Any]) -> Figure:
         ax.set_ylim(bottom=0)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower left", ncols=3)
-    figure.subplots_adjust(left=0.06, right=0.99, top=0.92, bottom=(60 + 22 * rows) / height, wspace=0.16)
+    figure.subplots_adjust(left=0.05, right=0.99, top=0.92, bottom=(60 + 22 * rows) / height, wspace=0.2)
     return figure
 
 
@@ -74,8 +75,8 @@ def _draw_differences(arms: Mapping[str, Any]) -> Figure | None:
     if not shown:
         return None
     height = 110 + 34 * len(shown)
-    figure = Figure(figsize=(1000 / 72, height / 72))
-    axes: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(1200 / 72, height / 72))
+    axes: Sequence[Axes] = figure.subplots(1, 3, sharey=True)
     for ax, (key, title, unit) in zip(axes, _PANELS, strict=True):
         ax.axvline(0, color=COLOURS["muted"].light, linewidth=1)
         for row, arm in enumerate(shown):
@@ -89,5 +90,5 @@ def _draw_differences(arms: Mapping[str, Any]) -> Figure | None:
         ax.set_xlabel(unit)
     axes[0].set_yticks(range(len(shown)), [arm["label"] for arm in shown])
     axes[0].set_ylim(len(shown) - 0.5, -0.5)
-    figure.subplots_adjust(left=0.26, right=0.985, top=1 - 34 / height, bottom=56 / height, wspace=0.06)
+    figure.subplots_adjust(left=0.22, right=0.985, top=1 - 34 / height, bottom=56 / height, wspace=0.06)
     return figure

@@ -28,12 +28,17 @@ class _Record(BaseModel):
 
 
 class Look(_Record):
-    """One evaluation, by task: `solved` is (episodes with reward 1, graded episodes), `env_nll` (nats, tokens)."""
+    """One evaluation, by task: `solved` is (episodes with reward 1, graded episodes), `env_nll` (nats, tokens).
+
+    `trained` is (rollouts with reward 1, graded rollouts) of the steps since the look before, on the tasks that are
+    trained on; at a phase's first look those of its first step, which the weights of the look made.
+    """
 
     step: int
     solved: dict[str, tuple[int, int]]
     num_ungraded: int
     env_nll: dict[str, tuple[float, int]]
+    trained: tuple[int, int] | None = None
 
 
 class RunRecord(_Record):
@@ -100,13 +105,14 @@ def record_of_run(study: StudyConfig, arm: Arm, seed: int, out: Path) -> RunReco
         configs.append(json.loads((folder / _STATED).read_text(encoding="utf-8")))
         for role, count in summary["tokens"].items():
             tokens[role] = tokens.get(role, 0) + count
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        for row in map(json.loads, lines):
-            if row["kind"] == "alarm":
-                alarms.append((steps + row["step"], row["name"]))
-            elif row["kind"] == "evaluation":
-                # A phase's look before its first step is of the weights that the phase before ended with.
-                looks.setdefault(steps + row["step"], _read_look(folder, row["step"], offset=steps))
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        alarms += [(steps + row["step"], row["name"]) for row in rows if row["kind"] == "alarm"]
+        last = -1
+        for step in (row["step"] for row in rows if row["kind"] == "evaluation"):
+            # A phase's look before its first step is of the weights that the phase before ended with.
+            trained = _own_rollouts(rows, after=max(last, 0), until=max(step, 1))
+            looks.setdefault(steps + step, _read_look(folder, step, offset=steps, trained=trained))
+            last = step
         steps += phase.steps
     return RunRecord(
         arm=arm.name,
@@ -120,7 +126,14 @@ def record_of_run(study: StudyConfig, arm: Arm, seed: int, out: Path) -> RunReco
     )
 
 
-def _read_look(folder: Path, step: int, *, offset: int) -> Look:
+def _own_rollouts(rows: Sequence[dict[str, Any]], *, after: int, until: int) -> tuple[int, int] | None:
+    """Rollouts of these steps with reward 1, and graded ones; None where there are none."""
+    wanted = [row for row in rows if row["kind"] == "train" and after < row["step"] <= until]
+    graded = [(row["solve_rate"], row["num_rollouts_graded"]) for row in wanted if row.get("num_rollouts_graded")]
+    return (sum(round(share * num) for share, num in graded), sum(num for _, num in graded)) if graded else None
+
+
+def _read_look(folder: Path, step: int, *, offset: int, trained: tuple[int, int] | None) -> Look:
     path = folder / "evaluations" / f"step-{step:06d}.json"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -138,6 +151,7 @@ def _read_look(folder: Path, step: int, *, offset: int) -> Look:
         solved={task: (sum(reward >= 1 for reward in rewards), len(rewards)) for task, rewards in graded.items()},
         num_ungraded=sum(reward is None for task in document["tasks"] for reward in task["rewards"]),
         env_nll={task: (round(nats, 4), count) for task, (nats, count) in sorted(env.items())},
+        trained=trained,
     )
 
 

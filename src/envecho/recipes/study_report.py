@@ -53,32 +53,45 @@ def study_table(document: dict[str, Any]) -> Sequence[str]:
     arms: dict[str, Any] = document["arms"]
     compared = document["config"]["study"]["compare_to"]
     lines = [
-        f"Held-out tasks and trajectories, last weights, 95 % intervals over seeds and tasks; compared to `{compared}`",
+        f"Last weights, 95 % intervals over seeds and tasks; compared to `{compared}`."
+        " Training tasks: the run's own rollouts since the look before, intervals over seeds.",
         "",
-        "| arm | seeds | tasks solved | env CE, nats/token | env CE change | steps to reach its best | alarms |",
-        "|---|---|---|---|---|---|---|",
+        "| arm | seeds | held-out tasks solved | training tasks solved | held-out env CE, nats/token | env CE change |",
+        "|---|---|---|---|---|---|",
     ]
     for arm in arms.values():
         if not arm["seeds"]:
-            lines.append(f"| {arm['label']} | 0 | {' | '.join([_NONE] * 5)} |")
+            lines.append(f"| {arm['label']} | 0 | {' | '.join([_NONE] * 4)} |")
             continue
         cells = [
             str(len(arm["seeds"])),
             _cell(arm["final"]["solve_rate"], scale=100, digits=1, unit=" %"),
+            _cell(arm["final"]["train_solve_rate"], scale=100, digits=1, unit=" %"),
             _cell(arm["final"]["env_ce"], digits=3),
             _cell(arm["env_ce_change_percent"], digits=0, unit=" %", signed=True),
-            _reach_cell(arm["steps_to_reach"]),
-            ", ".join(f"{name} {count}" for name, count in arm["alarms"].items()) or "none",
         ]
         lines.append(f"| {arm['label']} | {' | '.join(cells)} |")
-    lines += ["", f"| arm minus `{compared}` | tasks solved, points | mean over the run, points | env CE, nats/token |",
-              "|---|---|---|---|"]  # fmt: skip
+    lines += [
+        "",
+        f"| arm | steps to `{compared}`'s best, held-out | steps to its best, training | alarms | minutes a run |",
+        "|---|---|---|---|---|",
+    ]
+    for arm in (arm for arm in arms.values() if arm["seeds"]):
+        alarms = ", ".join(f"{name} {count}" for name, count in arm["alarms"].items()) or "none"
+        reach = " | ".join(_reach_cell(arm[key]) for key in ("steps_to_reach", "train_steps_to_reach"))
+        lines.append(f"| {arm['label']} | {reach} | {alarms} | {arm['mean_wall_seconds'] / 60:.1f} |")
+    lines += [
+        "",
+        f"| arm minus `{compared}` | held-out solved, points | mean over the run | training solved | env CE, nats |",
+        "|---|---|---|---|---|",
+    ]
     for arm in arms.values():
         difference = arm.get("difference")
         if difference:
             cells = [
                 _cell(difference["solve_rate"], scale=100, digits=1, signed=True),
                 _cell(difference["solve_rate_area"], scale=100, digits=1, signed=True),
+                _cell(difference["train_solve_rate"], scale=100, digits=1, signed=True),
                 _cell(difference["env_ce"], digits=3, signed=True),
             ]
             lines.append(f"| {arm['label']} | {' | '.join(cells)} |")

@@ -70,7 +70,28 @@ def start_from_depot(
         write_trajectories(folder / f"{name}.parquet", map(run_episode, jobs))
 
 
-START_RECIPES: dict[str, StartRecipe] = {"depot": start_from_depot}
+def start_from_warm_terminal(
+    folder: Path, *, seed: int, model: str = "smollm2-135m", num_oracle: int = 180, num_demonstrations: int = 20,
+    steps: int = 36, learning_rate: float = 1e-4, trainable: str = "all",
+) -> None:  # fmt: skip
+    """A pretrained model that has learnt to type commands on tasks of other families, and a pool (`terminal_warm`).
+
+    `held_out.parquet`: an explorer on boxes that no training touches.
+    """
+    from envecho.recipes.terminal_warm import WarmStart, make_warm_start
+
+    start = WarmStart(
+        model=model,
+        num_oracle=num_oracle,
+        num_demonstrations=num_demonstrations,
+        steps=steps,
+        learning_rate=learning_rate,
+        trainable=trainable,
+    )
+    make_warm_start(folder, start, seed=seed)
+
+
+START_RECIPES: dict[str, StartRecipe] = {"depot": start_from_depot, "terminal": start_from_warm_terminal}
 
 
 def require_start(start: Start) -> None:
@@ -109,7 +130,7 @@ def start_is_made(start: Start, folder: Path) -> bool:
     if not stamp.is_file():
         return False
     stored: Mapping[str, Any] = json.loads(stamp.read_text(encoding="utf-8"))
-    if stored != start.model_dump(mode="json"):
+    if Start.model_validate(stored) != start:
         raise ConfigError(
             f"{folder} was made by {json.dumps(stored)}, [start] says {start.model_dump_json()};"
             " use the old values, or another --out"

@@ -73,12 +73,14 @@ class DataConfig(_Table):
 class RolloutConfig(_Table):
     """Table `[rollout]`: each step rolls out `rollouts_per_task` episodes (a group) of `tasks_per_step` tasks.
 
-    `world` and `split` name the tasks; `num_tasks` bounds their numbers (None: all of a finite split, else 1,000); an
-    epoch shows each task once. The other keys are those of `envecho.rollout.RolloutParams`.
+    `world` and `split` name the tasks, of these `families` alone where some are named, also in `[evaluation]`;
+    `num_tasks` bounds their numbers (None: all of a finite split, else 1,000); an epoch shows each task once. The other
+    keys are those of `envecho.rollout.RolloutParams`.
     """
 
     world: str = "terminal"
     split: str = "train"
+    families: tuple[str, ...] = ()
     num_tasks: int | None = Field(default=None, ge=1)
     tasks_per_step: int = Field(default=8, ge=1)
     rollouts_per_task: int = Field(default=8, ge=1)
@@ -87,7 +89,6 @@ class RolloutConfig(_Table):
     temperature: float = Field(default=1.0, gt=0)
     episodes_per_batch: int = Field(default=64, ge=1)
     command_seconds: float = Field(default=5.0, gt=0)
-    num_workers: int = Field(default=4, ge=1)
     sandbox: SandboxName = "bubblewrap"
 
 

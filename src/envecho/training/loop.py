@@ -142,7 +142,9 @@ class _Parts:
             return
         assert config.rollout is not None
         rollout = config.rollout
-        suite = open_suite(rollout.world, sandbox=rollout.sandbox, max_turns=rollout.max_turns)
+        suite = open_suite(
+            rollout.world, sandbox=rollout.sandbox, max_turns=rollout.max_turns, families=rollout.families
+        )
         self.source = RolloutSource(config, out, suite=suite, engine=engine, tokenizer=tokenizer)
         if config.evaluation.every:
             self.evaluation = PolicyEvaluation(config, out, suite=suite, engine=engine, tokenizer=tokenizer)

@@ -36,7 +36,10 @@ class TerminalSuite:
         self._families = tuple(families or FAMILIES)
         for family in self._families:
             if family not in FAMILIES:
-                raise ConfigError(f"no task family {family!r} in the terminal world.{did_you_mean(family, FAMILIES)}")
+                raise ConfigError(
+                    f"no task family {family!r} in the terminal world; it has {', '.join(FAMILIES)}."
+                    f"{did_you_mean(family, FAMILIES)}"
+                )
 
     def num_tasks(self, split: str) -> int | None:
         """There is a box for every number."""
@@ -73,18 +76,30 @@ class TerminalSuite:
         return split
 
 
-SUITES: dict[str, Callable[[SandboxName, int], TaskSuite]] = {
-    "terminal": lambda sandbox, max_turns: TerminalSuite(sandbox=sandbox, max_turns=max_turns),
-    "depot": lambda sandbox, max_turns: DepotSuite(max_moves=max_turns),
+def _open_terminal(sandbox: SandboxName, max_turns: int, families: Sequence[str]) -> TaskSuite:
+    return TerminalSuite(sandbox=sandbox, max_turns=max_turns, families=families)
+
+
+def _open_depot(sandbox: SandboxName, max_turns: int, families: Sequence[str]) -> TaskSuite:
+    if families:
+        raise ConfigError(f"the depot has no task families, found {', '.join(families)}")
+    return DepotSuite(max_moves=max_turns)
+
+
+SUITES: dict[str, Callable[[SandboxName, int, Sequence[str]], TaskSuite]] = {
+    "terminal": _open_terminal,
+    "depot": _open_depot,
 }
 
 
-def open_suite(name: str, *, sandbox: SandboxName = "bubblewrap", max_turns: int = 16) -> TaskSuite:
-    """Return the tasks of the world with this name.
+def open_suite(
+    name: str, *, sandbox: SandboxName = "bubblewrap", max_turns: int = 16, families: Sequence[str] = ()
+) -> TaskSuite:
+    """Return the tasks of the world with this name; `families` keeps some of its task families (empty: all).
 
     Raises:
-        ConfigError: no world has this name.
+        ConfigError: no world has this name, or the world has no such family.
     """
     if name not in SUITES:
         raise ConfigError(f"no world {name!r}; known worlds: {', '.join(SUITES)}.{did_you_mean(name, SUITES)}")
-    return SUITES[name](sandbox, max_turns)
+    return SUITES[name](sandbox, max_turns, families)
