@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,8 +17,15 @@ import click
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one key of the TOML file.")
 @click.option("--resume", is_flag=True, help="Continue the run in the folder, bit for bit.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in the folder; its trajectories stay.")
+@click.option(
+    "--track", "trackers", type=click.Choice(["tensorboard", "trackio"]), multiple=True,
+    help="Send the metrics there too; needs envecho[track].",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def command(config: Path, out: Path, overrides: tuple[str, ...], resume: bool, overwrite: bool, as_json: bool) -> None:
+def command(
+    config: Path, out: Path, overrides: tuple[str, ...], resume: bool, overwrite: bool, trackers: tuple[str, ...],
+    as_json: bool,
+) -> None:  # fmt: skip
     """Train a model on trajectories as CONFIG says, and keep the one that its validation pool selects."""
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
@@ -24,9 +33,15 @@ def command(config: Path, out: Path, overrides: tuple[str, ...], resume: bool, o
     from envecho.training.loop import train
     from envecho.training.progress import show_progress
     from envecho.training.summary import write_summary
+    from envecho.training.trackers import open_trackers
 
     run_config = load_config(config, overrides)
-    with show_progress() as on_event:
+    with open_trackers(trackers, out, run_config) as track, show_progress() as show:
+
+        def on_event(event: Mapping[str, Any]) -> None:
+            track(event)
+            show(event)
+
         result = train(run_config, out, resume=resume, overwrite=overwrite, on_event=on_event)
     write_summary(run_config, result, out)
     if as_json:
