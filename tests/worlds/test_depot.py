@@ -55,6 +55,22 @@ def test_distances_and_paths_agree_with_walking_every_way_up_to_three_doors() ->
             assert (room, len(way)) == (goal, distance)
 
 
+def test_tickets_differ_between_episodes_of_one_task_and_are_drawn_again_the_same():
+    """Would catch noise that can be known from the task, and noise that a resumed run cannot draw again."""
+
+    def answers(episode_id: str) -> list[str]:
+        world = DepotSuite(tickets=True).make_world("train", 0)
+        world.reset(seed=0, episode_id=episode_id)
+        return ["".join(s.text for s in world.step("go red").segments if s.source is Source.STDOUT) for _ in range(2)]
+
+    assert answers("one") == answers("one")
+    assert answers("one") != answers("two")
+    first, second = answers("one")
+    assert first.split()[2::2] == ["ticket"]
+    assert first.split()[-1] != second.split()[-1]
+    assert len(first.split()[-1]) == 5
+
+
 def test_arrival_pays_and_ends_the_episode() -> None:
     """Would catch a reward that comes late, or an episode that goes on behind its goal."""
     world = DepotWorld(a_task())

@@ -10,7 +10,9 @@ import click
 
 
 @click.command("collect")
-@click.option("--world", default="terminal", show_default=True, help="The world to act in: terminal or depot.")
+@click.option(
+    "--world", default="terminal", show_default=True, help="The world to act in: terminal, depot or depot-tickets."
+)
 @click.option(
     "--sandbox", type=click.Choice(["bubblewrap", "unsafe-host"]), default="bubblewrap", show_default=True,
     help="unsafe-host runs commands on this machine, with no sandbox at all.",

@@ -172,7 +172,7 @@ class _Episode:
         """Make the world and let it state the task."""
         try:
             self._world = self.job.make_world()
-            self.messages += opening_messages(self._world.reset(seed=self.job.world_seed))
+            self.messages += opening_messages(self._world.reset(seed=self.job.world_seed, episode_id=self.job.id))
         except WorldError as error:
             self._fail(error)
 

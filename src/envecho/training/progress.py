@@ -109,4 +109,9 @@ def _print_event(console: Console, event: Mapping[str, Any]) -> None:
         env_ce = "" if event["env_ce"] is None else f", held-out env CE {event['env_ce']:.3f} nats per token"
         console.print(f"step {event['step']}: {solved} of {event['num_episodes']} {event['split']} episodes{env_ce}")
     elif event["kind"] == "alarm":
-        console.print(f"step {event['step']}: ALARM {event['name']}: {event['reason']}", style="bold", markup=False, soft_wrap=True)
+        console.print(
+            f"step {event['step']}: ALARM {event['name']}: {event['reason']}",
+            style="bold",
+            markup=False,
+            soft_wrap=True,
+        )

@@ -80,15 +80,16 @@ def _open_terminal(sandbox: SandboxName, max_turns: int, families: Sequence[str]
     return TerminalSuite(sandbox=sandbox, max_turns=max_turns, families=families)
 
 
-def _open_depot(sandbox: SandboxName, max_turns: int, families: Sequence[str]) -> TaskSuite:
+def _open_depot(max_turns: int, families: Sequence[str], *, tickets: bool) -> TaskSuite:
     if families:
         raise ConfigError(f"the depot has no task families, found {', '.join(families)}")
-    return DepotSuite(max_moves=max_turns)
+    return DepotSuite(max_moves=max_turns, tickets=tickets)
 
 
 SUITES: dict[str, Callable[[SandboxName, int, Sequence[str]], TaskSuite]] = {
     "terminal": _open_terminal,
-    "depot": _open_depot,
+    "depot": lambda sandbox, max_turns, families: _open_depot(max_turns, families, tickets=False),
+    "depot-tickets": lambda sandbox, max_turns, families: _open_depot(max_turns, families, tickets=True),
 }
 
 

@@ -25,15 +25,18 @@ _TRAIN_SHARE = 0.7
 class DepotSuite:
     """The depot's tasks as a `envecho.seam.TaskSuite`.
 
-    `plan_seed` names the plan; studies train on plan 0, and starting models see plans from 100 on. A task number beyond
-    the split's pairs starts over.
+    `plan_seed` names the plan; studies train on plan 0, and starting models see plans from 100 on. `tickets` adds noise
+    to the answers (`DepotTask`). A task number beyond the split's pairs starts over.
     """
 
-    name = "depot"
     splits = SPLITS
 
-    def __init__(self, *, plan_seed: int = 0, max_moves: int = MAX_MOVES, notices: bool = True) -> None:
+    def __init__(
+        self, *, plan_seed: int = 0, max_moves: int = MAX_MOVES, notices: bool = True, tickets: bool = False
+    ) -> None:
+        self.name = "depot-tickets" if tickets else "depot"
         self._plan, self._max_moves, self._notices = make_plan(plan_seed), max_moves, notices
+        self._tickets = tickets
 
     def num_tasks(self, split: str) -> int:
         """How many tasks a split has before numbers start over."""
@@ -48,7 +51,12 @@ class DepotSuite:
         """Return a world for one task."""
         start, goal = self._pair(split, number)
         task = DepotTask(
-            id=self.task_id(split, number), plan=self._plan, start=start, goal=goal, max_moves=self._max_moves
+            id=self.task_id(split, number),
+            plan=self._plan,
+            start=start,
+            goal=goal,
+            max_moves=self._max_moves,
+            tickets=self._tickets,
         )
         return DepotWorld(task, notices=self._notices)
 

@@ -4,6 +4,7 @@
     action   go red
     answer   > go red          command_echo
              room mill         stdout
+             ticket 40213      stdout, with `tickets`: digits drawn anew in every episode
              [1 move left]     status
 
 Reward 1 on arrival, which ends the episode; 0 when the moves are used up. Nothing tells what a door leads to before it
@@ -14,6 +15,7 @@ nobody. Not here: the plan (`plan`) and which tasks there are (`suite`).
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,13 +32,18 @@ _LONGEST_ECHO = 80
 
 @dataclass(frozen=True, kw_only=True)
 class DepotTask:
-    """Walk from `start` to `goal` on a plan within `max_moves`."""
+    """Walk from `start` to `goal` on a plan within `max_moves`.
+
+    With `tickets` every answer to a known command also holds five digits that nobody can know: noise, for studies of
+    what an environment term does with it. They follow from the episode's id.
+    """
 
     id: str
     plan: Plan
     start: str
     goal: str
     max_moves: int
+    tickets: bool = False
 
     @property
     def instruction(self) -> str:
@@ -114,4 +121,10 @@ class DepotWorld:
         if words[1] not in DOORS:
             return CallOutcome.INVALID, Segment(source=Source.STDERR, text="no such door\n")
         self._room = self._task.plan.doors[self._room][words[1]]
-        return CallOutcome.VALID, Segment(source=Source.STDOUT, text=f"room {self._room}\n")
+        return CallOutcome.VALID, Segment(source=Source.STDOUT, text=f"room {self._room}\n{self._ticket()}")
+
+    def _ticket(self) -> str:
+        if not self._task.tickets:
+            return ""
+        draw = random.Random(f"envecho-depot-ticket-{self._state['episode_id']}-{self._state['step_count']}")
+        return f"ticket {draw.randrange(100_000):05d}\n"
