@@ -129,9 +129,10 @@ def _cost_file(out: Path, arm: Arm) -> Path:
 
 
 def measure_cost(study: StudyConfig, arm: Arm, seed: int, out: Path) -> None:
-    """Take one step of each phase of an arm and write `cost/ARM.json`: the seconds of a step, of a look, and of all.
+    """Take two steps of each phase of an arm and write `cost/ARM.json`: the seconds of a step, of a look, and of all.
 
-    Every phase starts from the starting model here; weights and metrics of these steps are thrown away.
+    The second step counts: the first one also pays for what is made once. Every phase starts from the starting model
+    here; weights and metrics of these steps are thrown away.
     """
     from envecho.training.loop import train
 
@@ -140,7 +141,7 @@ def measure_cost(study: StudyConfig, arm: Arm, seed: int, out: Path) -> None:
     configs = study.run_configs(arm, seed, places=_places(study, out, arm, seed))
     for config in configs:
         clock = _EventClock()
-        train(_one_step(config, configs[0].model.name), folder, overwrite=True, on_event=clock.note)
+        train(_two_steps(config, configs[0].model.name), folder, overwrite=True, on_event=clock.note)
         every = config.evaluation.every
         looks = (-(-config.run.steps // every) + 1) if every and config.rollout else 0
         estimate = config.run.steps * clock.seconds["train"] + looks * clock.seconds.get("evaluation", 0.0)
@@ -150,12 +151,12 @@ def measure_cost(study: StudyConfig, arm: Arm, seed: int, out: Path) -> None:
     _cost_file(out, arm).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def _one_step(config: RunConfig, model: str) -> RunConfig:
+def _two_steps(config: RunConfig, model: str) -> RunConfig:
     return config.model_copy(
         update={
             "model": config.model.model_copy(update={"name": model}),
             "evaluation": config.evaluation.model_copy(update={"every": min(config.evaluation.every, 1)}),
-            "run": config.run.model_copy(update={"steps": 1, "checkpoint_every": 0}),
+            "run": config.run.model_copy(update={"steps": min(config.run.steps, 2), "checkpoint_every": 0}),
         }
     )
 
@@ -184,7 +185,7 @@ def _say_cost(study: StudyConfig, out: Path, ordered: Sequence[tuple[Arm, int]],
             seconds, basis = sum(finished[name]) / len(finished[name]), f"mean of {len(finished[name])} finished runs"
         else:
             cost = json.loads(_cost_file(out, study.arm(name)).read_text(encoding="utf-8"))
-            seconds, basis = cost["run_seconds"], "from one measured step"
+            seconds, basis = cost["run_seconds"], "from a measured step"
         total += num_left * seconds
         say(f"{name}: {seconds / 60:.1f} min a run ({basis}), {num_left} to run")
     at_once = max(1, min(num_workers, len(ordered)))

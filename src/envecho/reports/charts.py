@@ -56,6 +56,10 @@ _STYLE: Final[dict[str, Any]] = {
 }
 
 
+Points = list[tuple[int, float]]
+"""(step, value) pairs in the order of their steps."""
+
+
 @contextmanager
 def chart_style(salt: str) -> Generator[None]:
     """Draw and save under the report's style; `salt` makes the ids in the SVG repeatable and unlike another chart's."""
@@ -93,14 +97,14 @@ def training_chart(metrics: Metrics | None, evaluation: Evaluation | None, *, na
         _Panel(
             title="All output",
             figure="ce_per_token",
-            train=_points((row.step, row.env_ce) for row in metrics.train),
-            validation=_points((row.step, row.env_ce) for row in metrics.validation),
+            train=finite_points((row.step, row.env_ce) for row in metrics.train),
+            validation=finite_points((row.step, row.env_ce) for row in metrics.validation),
         ),
         _Panel(
             title="Output that earlier output determines",
             figure="ce_derivable",
             train=(),
-            validation=_points((row.step, row.env_ce_derivable) for row in metrics.validation),
+            validation=finite_points((row.step, row.env_ce_derivable) for row in metrics.validation),
         ),
     ]
     size = (370 / 72, 740 / 72) if narrow else (1000 / 72, 396 / 72)
@@ -119,7 +123,8 @@ def training_chart(metrics: Metrics | None, evaluation: Evaluation | None, *, na
     return figure
 
 
-def _points(rows: Iterable[tuple[int, float | None]]) -> list[tuple[int, float]]:
+def finite_points(rows: Iterable[tuple[int, float | None]]) -> Points:
+    """Return the (step, value) pairs that have a finite value."""
     return [(step, value) for step, value in rows if value is not None and math.isfinite(value)]
 
 
@@ -127,7 +132,7 @@ def _window(num_steps: int) -> int:
     return max(1, num_steps // 20)
 
 
-def _running_mean(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+def running_mean(points: Sequence[tuple[int, float]]) -> Points:
     """Return at each step the mean of the last `_window` values."""
     width = _window(len(points))
     values = [value for _, value in points]
@@ -139,7 +144,7 @@ def _draw_panel(ax: Axes, panel: _Panel, evaluation: Evaluation | None, last: in
     trained = COLOURS["trained"].light
     if panel.train:
         ax.plot(*zip(*panel.train, strict=True), color=trained, linewidth=0.8, alpha=0.22)
-        ax.plot(*zip(*_running_mean(panel.train), strict=True), color=trained, linewidth=1.2, alpha=0.6)
+        ax.plot(*zip(*running_mean(panel.train), strict=True), color=trained, linewidth=1.2, alpha=0.6)
     if panel.validation:
         ax.plot(*zip(*panel.validation, strict=True), color=trained, linewidth=2, marker="o", markersize=3.5)
     left: list[tuple[float, str]] = []
@@ -204,7 +209,7 @@ def _training_legend(metrics: Metrics, evaluation: Evaluation | None) -> list[Li
     trained = COLOURS["trained"].light
     handles: list[Line2D] = []
     if metrics.train:
-        width = _window(len(_points((row.step, row.env_ce) for row in metrics.train)))
+        width = _window(len(finite_points((row.step, row.env_ce) for row in metrics.train)))
         label = "training" if width == 1 else f"training, mean of {width} steps"
         handles.append(Line2D([], [], color=trained, linewidth=1.2, alpha=0.6, label=label))
     if metrics.validation:

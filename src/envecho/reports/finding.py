@@ -14,6 +14,7 @@ from envecho.evaluation.results import Predictor, PredictorResult, Stat
 from envecho.reports import numbers
 from envecho.reports.charts import best_copier
 from envecho.reports.palette import PREDICTOR_LABELS, ordered_pools, pool_label
+from envecho.reports.policy import policy_section
 from envecho.reports.run_folder import RunFolder
 from envecho.reports.schema import Metrics
 
@@ -54,8 +55,12 @@ def find(run: RunFolder) -> Finding:
     """Return the finding on the hardest pool that was measured; without one, what the training curve says."""
     pools = ordered_pools(run.evaluation.pools) if run.evaluation else []
     if not run.evaluation or not pools:
+        course = policy_section(run.metrics)
         return Finding(
-            sentence=_curve_sentence(run.metrics), ratios=_NOT_MEASURED, measured_on="", tiles=_cost_tiles(run)
+            sentence=course.sentence if course else _curve_sentence(run.metrics),
+            ratios=_NOT_CONTROLLED if course else _NOT_MEASURED,
+            measured_on="",
+            tiles=_cost_tiles(run),
         )
     pool = pools[0]
     results = run.evaluation.pools[pool]
@@ -70,6 +75,10 @@ def find(run: RunFolder) -> Finding:
     )
 
 
+_NOT_CONTROLLED: Final = (
+    "One run says nothing of another seed, and a lower cost alone is not knowledge: envecho study compares arms over"
+    " seeds, envecho eval measures against controls."
+)
 _NOT_MEASURED: Final = "Nothing held out has been measured yet, so this says nothing about new commands or new boxes."
 
 

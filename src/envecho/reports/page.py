@@ -19,6 +19,8 @@ from envecho.reports.charts import chart_style, operations_chart, png_bytes, tra
 from envecho.reports.comparison import compare_runs
 from envecho.reports.finding import find
 from envecho.reports.html import render, write_page
+from envecho.reports.policy import policy_section
+from envecho.reports.policy_chart import policy_chart
 from envecho.reports.run_folder import RunFolder, read_run_folder
 from envecho.reports.svg import InlineSvg, inline_svg
 from envecho.tokens.view import TokenView
@@ -87,6 +89,8 @@ def _report_context(run: RunFolder) -> dict[str, Any]:
         "missing": run.missing,
         "chart": None,
         "operations": None,
+        "course": None,
+        "fared": policy_section(run.metrics),
         "headline": headline_table(evaluation) if evaluation and evaluation.pools else None,
         "by_operation": operation_table(evaluation) if evaluation and evaluation.pools else None,
         "by_source": source_table(evaluation) if evaluation and evaluation.pools else None,
@@ -128,7 +132,18 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
 
 def _pictures(run: RunFolder) -> dict[str, _Picture]:
     pictures: dict[str, _Picture] = {}
-    has_curve = run.metrics is not None and bool(run.metrics.train or run.metrics.validation)
+    if run.metrics and policy_section(run.metrics):
+        with chart_style("course"):
+            wide, narrow = (policy_chart(run.metrics, narrow=narrow) for narrow in (False, True))
+            words = ("The run step by step", "Its figures are in the tables below")
+            pictures["course"] = _Picture(
+                wide=inline_svg(wide, prefix="pw", title=words[0], description=words[1]),
+                narrow=inline_svg(narrow, prefix="pn", title=words[0], description=words[1]),
+                png=png_bytes(wide),
+            )
+    has_curve = (
+        run.metrics is not None and "course" not in pictures and bool(run.metrics.train or run.metrics.validation)
+    )
     if has_curve or (run.evaluation and run.evaluation.pools):
         with chart_style("chart"):
             wide, narrow = (training_chart(run.metrics, run.evaluation, narrow=narrow) for narrow in (False, True))

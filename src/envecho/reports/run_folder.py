@@ -41,6 +41,8 @@ class RunFolder:
             "summary.json (seed, time, memory)": (self.summary, train),
             "config.toml (the resolved configuration)": (self.config, train),
         }
+        if self.metrics is not None and self.metrics.evaluation:  # an on-policy run looked at held-out tasks itself
+            del parts["evaluation.json (held-out figures, readouts, coloured tokens)"]
         return [(name, command) for name, (part, command) in parts.items() if part is None]
 
 

@@ -73,6 +73,22 @@ class TrainRow(_Row):
     num_env_tokens: int = 0
     tokens_per_second: float | None = None
     seconds: float | None = None
+    solve_rate: float | None = None
+    warning_ce: float | None = None
+    action_entropy: float | None = None
+    distinct_command_fraction: float | None = None
+    distinct_output_fraction: float | None = None
+    invalid_call_fraction: float | None = None
+    unparsed_call_fraction: float | None = None
+    zero_variance_fraction: float | None = None
+    without_observation_fraction: float | None = None
+    mean_turns: float | None = None
+    clip_fraction: float | None = None
+    sampler_mismatch: float | None = None
+    policy_grad_norm: float | None = None
+    env_grad_norm: float | None = None
+    grad_cosine: float | None = None
+    effective_lambda: float | None = None
 
 
 class ValidationRow(_Row):
@@ -84,6 +100,26 @@ class ValidationRow(_Row):
     env_ce_derivable: float | None = None
 
 
+class EvaluationRow(_Row):
+    """One look of an on-policy run at held-out tasks, and at its held-out pool."""
+
+    kind: Literal["evaluation"]
+    step: int
+    split: str
+    num_episodes: int = 0
+    solve_rate: float | None = None
+    env_ce: float | None = None
+
+
+class AlarmRow(_Row):
+    """An alarm that began with this step, and why."""
+
+    kind: Literal["alarm"]
+    step: int
+    name: str
+    reason: str
+
+
 class Metrics(BaseModel):
     """`metrics.jsonl`, in order; `num_skipped` counts lines of other kinds and a last line that was cut."""
 
@@ -91,7 +127,17 @@ class Metrics(BaseModel):
 
     train: tuple[TrainRow, ...] = ()
     validation: tuple[ValidationRow, ...] = ()
+    evaluation: tuple[EvaluationRow, ...] = ()
+    alarms: tuple[AlarmRow, ...] = ()
     num_skipped: int = Field(default=0, ge=0)
+
+
+_ROWS: Final[dict[str, type[_Row]]] = {
+    "train": TrainRow,
+    "validation": ValidationRow,
+    "evaluation": EvaluationRow,
+    "alarm": AlarmRow,
+}
 
 
 def read_summary(path: Path) -> Summary:
@@ -129,8 +175,7 @@ def read_metrics(path: Path) -> Metrics:
     Raises:
         DataError: another line is no JSON object, or a train or validation row lacks its step.
     """
-    train: list[TrainRow] = []
-    validation: list[ValidationRow] = []
+    found: dict[str, list[Any]] = {kind: [] for kind in _ROWS}
     skipped = 0
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
@@ -138,14 +183,18 @@ def read_metrics(path: Path) -> Metrics:
             continue
         try:
             row: Any = json.loads(line)
-            if row["kind"] == "train":
-                train.append(TrainRow.model_validate(row))
-            elif row["kind"] == "validation":
-                validation.append(ValidationRow.model_validate(row))
+            if row["kind"] in _ROWS:
+                found[row["kind"]].append(_ROWS[row["kind"]].model_validate(row))
             else:
                 skipped += 1
         except (ValueError, TypeError, KeyError) as error:
             if number < len(lines):
                 raise DataError(f"expected a metrics row with a kind, found {error}", file=path, line=number) from error
             skipped += 1
-    return Metrics(train=tuple(train), validation=tuple(validation), num_skipped=skipped)
+    return Metrics(
+        train=tuple(found["train"]),
+        validation=tuple(found["validation"]),
+        evaluation=tuple(found["evaluation"]),
+        alarms=tuple(found["alarm"]),
+        num_skipped=skipped,
+    )

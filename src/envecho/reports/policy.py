@@ -1,0 +1,132 @@
+"""What a report says of an on-policy run: held-out looks, the course of the policy's health, and every alarm.
+
+Plain data from `metrics.jsonl`, in the same words for a good and for a bad run. Not here: the picture
+(`policy_chart`), and runs on stored trajectories (`finding`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from envecho.reports import numbers
+from envecho.reports.blocks import Group, Row, Table
+from envecho.reports.numbers import Cell
+from envecho.reports.schema import AlarmRow, EvaluationRow, Metrics, TrainRow
+
+WINDOW: Final = 10
+"""Steps that the first and the last column of the health table are the mean of, or half the run where it is shorter."""
+
+_FIGURES: Final = (
+    ("solve_rate", "own rollouts solved", "share"),
+    ("env_ce", "environment CE of own rollouts, nats", "nats"),
+    ("warning_ce", "warning CE of own rollouts, nats", "nats"),
+    ("action_entropy", "action entropy, nats", "nats"),
+    ("distinct_command_fraction", "distinct commands", "share"),
+    ("distinct_output_fraction", "distinct outputs", "share"),
+    ("invalid_call_fraction", "calls that the world did not know", "share"),
+    ("unparsed_call_fraction", "turns that could not be read", "share"),
+    ("zero_variance_fraction", "groups whose rewards are all equal", "share"),
+    ("without_observation_fraction", "rollouts without an observation", "share"),
+    ("mean_turns", "turns of an episode", "nats"),
+    ("clip_fraction", "clipped action tokens", "share"),
+    ("sampler_mismatch", "sampler against trainer, nats per action token", "nats"),
+    ("policy_grad_norm", "gradient norm of the policy term", "nats"),
+    ("env_grad_norm", "gradient norm of the environment term", "nats"),
+    ("grad_cosine", "cosine of the two gradients", "gap"),
+    ("effective_lambda", "effective lambda", "nats"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySection:
+    """`sentence` is the finding; `looks` and `health` are tables; `alarms` are (step, name, reason)."""
+
+    sentence: str
+    looks: Table | None
+    health: Table
+    alarms: tuple[tuple[int, str, str], ...]
+
+
+def policy_section(metrics: Metrics | None) -> PolicySection | None:
+    """Return what is said of a run with rollouts; None where there were none."""
+    rows = [
+        row for row in (metrics.train if metrics else ()) if row.solve_rate is not None or row.mean_turns is not None
+    ]
+    if metrics is None or not rows:
+        return None
+    return PolicySection(
+        sentence=_sentence(rows, metrics.evaluation),
+        looks=_looks(metrics.evaluation),
+        health=_health(rows),
+        alarms=tuple(map(_alarm, metrics.alarms)),
+    )
+
+
+def _sentence(rows: Sequence[TrainRow], looks: Sequence[EvaluationRow]) -> str:
+    known = [look for look in looks if look.solve_rate is not None]
+    if len(known) < 2:
+        first, last = rows[0].solve_rate, rows[-1].solve_rate
+        return (
+            f"Of its own rollouts on training tasks the policy solves {numbers.share(last)} at step {rows[-1].step};"
+            f" at step {rows[0].step} it solved {numbers.share(first)}. No held-out task was looked at."
+        )
+    first, last = known[0], known[-1]
+    sentence = (
+        f"On the {last.split} split the policy solves {numbers.share(last.solve_rate)} of {last.num_episodes} episodes"
+        f" after {last.step} steps; before the first step it solved {numbers.share(first.solve_rate)}."
+    )
+    if first.env_ce is not None and last.env_ce is not None:
+        sentence += (
+            f" What the world answers in the held-out pool costs it {numbers.nats(last.env_ce)} nats per token;"
+            f" it cost {numbers.nats(first.env_ce)}."
+        )
+    return sentence
+
+
+def _looks(looks: Sequence[EvaluationRow]) -> Table | None:
+    if not looks:
+        return None
+    rows = tuple(
+        Row(
+            label=f"step {look.step}",
+            cells=(
+                Cell(text=numbers.share(look.solve_rate)),
+                Cell(text=f"{look.num_episodes:,}"),
+                Cell(text=numbers.nats(look.env_ce, 3)),
+            ),
+        )
+        for look in looks
+    )
+    return Table(
+        caption="Looks at held-out tasks and the held-out pool. They select nothing: the last weights are the run's.",
+        head=("Episodes solved", "Episodes", "Environment CE, nats per token"),
+        groups=(Group(label=f"Split {looks[-1].split}", rows=rows),),
+    )
+
+
+def _health(rows: Sequence[TrainRow]) -> Table:
+    width = max(1, min(WINDOW, len(rows) // 2))
+    parts = (rows[:width], rows[-width:])
+    found: list[Row] = []
+    for key, label, unit in _FIGURES:
+        means = [_mean([getattr(row, key) for row in part]) for part in parts]
+        if means != [None, None]:
+            write = {"share": numbers.share, "gap": numbers.gap}.get(unit, lambda value: numbers.nats(value, 3))
+            found.append(Row(label=label, cells=tuple(Cell(text=write(mean)) for mean in means)))
+    steps = "step" if width == 1 else f"{width} steps"
+    return Table(
+        caption="The health of the run; each figure is defined in docs/metrics.md",
+        head=(f"First {steps}", f"Last {steps}"),
+        groups=(Group(label="Own rollouts and gradients, means over steps", rows=tuple(found)),),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _alarm(row: AlarmRow) -> tuple[int, str, str]:
+    return row.step, row.name.replace("_", " "), row.reason
