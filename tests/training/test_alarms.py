@@ -55,6 +55,16 @@ def test_a_policy_that_narrows_without_an_easier_world_is_no_collapse():
     assert flat(observe([row()] * 3 + [row(action_entropy=0.1)] * 6)) == []
 
 
+def test_entropy_that_falls_while_tasks_are_learnt_is_no_collapse():
+    """Catches what every good ECHO run does: the world gets known, actions get sure, and more is solved."""
+    before, after = row(solve_rate=0.2), row(env_ce=0.2, action_entropy=0.1)
+    assert flat(observe([before] * 3 + [after | {"solve_rate": 0.7}] * 6)) == []
+    assert flat(observe([before] * 3 + [after | {"solve_rate": 0.2}] * 6)) == ["collapse"]
+    assert flat(observe([before] * 3 + [after | {"solve_rate": None}] * 6)) == ["collapse"]
+    narrow = after | {"solve_rate": 0.7, "distinct_output_fraction": 0.1}
+    assert flat(observe([before] * 3 + [narrow] * 6)) == ["collapse"]
+
+
 def test_an_alarm_is_raised_again_after_its_condition_has_gone():
     """Catches a monitor that speaks once in a run and is silent about the second collapse."""
     bad = row(foreign_text_fraction=0.5)

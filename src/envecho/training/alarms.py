@@ -21,6 +21,7 @@ from envecho.trajectory import Trajectory
 
 COLLAPSE, ROLE_CONFUSION, SILENT_NO_OP = "collapse", "role_confusion", "silent_no_op"
 _VARIETY = ("distinct_command_fraction", "distinct_output_fraction", "action_entropy")
+_WATCHED = ("env_ce", "solve_rate", *_VARIETY)
 _FOREIGN = re.compile(
     r"<\|?/?(?:im_start|im_end|tool_call|tool_response|assistant|user|system)\|?>"
     r"|\[(?:exit status|timed out after|stdout\]|stderr\])"
@@ -31,8 +32,9 @@ class HealthConfig(BaseModel):
     """When an alarm is raised; the TOML table `[health]`.
 
     The mean over the last `window` steps is compared with that over the first `window` steps. Collapse: the environment
-    CE is below `collapse_ce` times its first value while distinct commands, distinct outputs or action entropy are
-    below `collapse_variety` times theirs. Role confusion: at least `role_confusion` of the actions hold foreign text.
+    CE is below `collapse_ce` times its first value while distinct commands or distinct outputs are below
+    `collapse_variety` times theirs, or action entropy is and the solve rate did not rise: a policy that learns to solve
+    its tasks loses entropy too. Role confusion: at least `role_confusion` of the actions hold foreign text.
     Silent no-op: `silent_steps` steps in a row without a weighted token of a configured term.
     """
 
@@ -76,7 +78,7 @@ class AlarmMonitor:
 
     def observe(self, row: Mapping[str, Any]) -> list[Alarm]:
         """Take in the row of a step and return the alarms that begin with it."""
-        for name in ("env_ce", *_VARIETY):
+        for name in _WATCHED:
             value = row.get(name)
             if value is not None:
                 first, last = self._first.setdefault(name, []), self._last.setdefault(name, [])
@@ -106,7 +108,11 @@ class AlarmMonitor:
         if ce is None or ce[1] >= self._config.collapse_ce * ce[0]:
             return None
         lost: list[str] = []
+        solved = self._fall("solve_rate")
+        learns = solved is not None and solved[1] > solved[0]
         for name in _VARIETY:
+            if name == "action_entropy" and learns:
+                continue
             fall = self._fall(name)
             if fall is not None and fall[1] < self._config.collapse_variety * fall[0]:
                 lost.append(f"{name.replace('_', ' ')} from {fall[0]:.3g} to {fall[1]:.3g}")
