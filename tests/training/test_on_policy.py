@@ -182,6 +182,34 @@ def test_target_ratio_holds_the_environment_gradient_at_its_share(folder, tmp_pa
         last = row["world_model_coeff"]
 
 
+def test_the_guard_lowers_lambda_when_a_collapse_begins_and_a_resume_keeps_it_low(folder, tmp_path):
+    """Catches a guard that is told and does nothing, that acts at every step of trouble, or that a resume forgets."""
+    # A CE below 100 times its first value beside a variety below 100 times its own: every second window is a collapse.
+    tables = {
+        "objective": {"world_model_coeff": 0.08, "schedule": {"guard": True, "guard_factor": 0.25}},
+        "health": {"window": 1, "collapse_ce": 100.0, "collapse_variety": 100.0},
+    }
+    config = policy_config(folder, **tables)
+    out = tmp_path / "out"
+    train(config, out)
+    coeffs = [row["world_model_coeff"] for row in rows(out, "train")]
+    assert coeffs == pytest.approx([0.08, 0.08, 0.02, 0.02])
+    (alarm,) = [row for row in rows(out, "alarm") if row["name"] == "collapse"]
+    assert (alarm["step"], alarm["lambda_scale"]) == (2, 0.25)
+
+    stopped = tmp_path / "stopped"
+
+    def stop(event: Any) -> None:
+        if event["kind"] == "train" and event["step"] == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(config, stopped, on_event=stop)
+    train(config, stopped, resume=True)
+    assert [row["world_model_coeff"] for row in rows(stopped, "train")] == coeffs
+    assert same(weights(stopped, 4), weights(out, 4))
+
+
 def test_shuffled_observations_keep_the_policy_term_and_change_the_environment_term(folder, tmp_path):
     """Catches a control that shuffles what the policy is trained on, or that trains the true observations too."""
     losses = {}
