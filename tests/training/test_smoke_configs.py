@@ -6,9 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from envecho.recipes.study_config import load_study
+from envecho.recipes.study_start import require_start
 from envecho.training.config import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_committed_configuration_is_valid(path: Path):
+    """Catches an example, or a study that was run, that a change of the configuration left behind."""
+    if path.stem.startswith("study-"):
+        study = load_study(path)
+        assert study.study.name == path.stem.removeprefix("study-")
+        require_start(study.start)
+    else:
+        load_config(path)
 
 
 @pytest.mark.parametrize("name", ["terminal-echo", "smoke-echo"])
