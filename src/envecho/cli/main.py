@@ -14,6 +14,7 @@ import click
 VERBS: dict[str, str] = {
     "demo": "Train a real model on what a real shell answers, and report what it learnt.",
     "collect": "Run episodes in a world and write their trajectories.",
+    "import": "Read traces that others wrote into trajectories.",
     "show": "Look at trajectories: who wrote what, token by token.",
     "train": "Train a model on trajectories as a TOML file says.",
     "eval": "Measure on held-out trajectories what a model knows of the world.",

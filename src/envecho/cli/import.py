@@ -1,0 +1,86 @@
+"""`envecho import`: agent traces of any known format become one Parquet file in which every character has a source."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+_SHOWN_PROBLEMS = 20
+
+
+@click.command("import")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True,
+    help="The .parquet file to write, or a folder of shards.",
+)  # fmt: skip
+@click.option("--format", "format_name", metavar="NAME", help="Take every document for this format.")
+@click.option("--rules", type=click.Path(path_type=Path), help="TOML with your own rules for harness text.")
+@click.option(
+    "--user-turns", type=click.Choice(["auto", "world", "person"]), default="auto", show_default=True,
+    help="Whose words user turns after an answer are.",
+)  # fmt: skip
+@click.option(
+    "--calls-as-text", is_flag=True,
+    help="Write tool calls into the answers' text, for models whose chat template knows no tools.",
+)  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+def command(
+    paths: tuple[str, ...], out: Path, format_name: str | None, rules: Path | None, overwrite: bool, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Read traces that others wrote; files, folders, globs and archives alike.
+
+    \b
+    envecho import traces/ --out traces.parquet
+    envecho import "runs/*.traj" data.jsonl.gz --out traces.parquet --rules my-rules.toml
+    """
+    from envecho.errors import ConfigError, DataError
+    from envecho.formats import ImportOptions, ImportReport, import_traces, load_rules
+    from envecho.trajectory.store import write_trajectories
+
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists; pass --overwrite to replace it, or another --out")
+    how = ImportOptions(rules=load_rules(rules) if rules else (), **options)
+    report = ImportReport()
+    write_trajectories(out, import_traces(paths, report, format=format_name, options=how))
+    if as_json:
+        click.echo(json.dumps(report.as_json()))
+    else:
+        _print(report, out)
+    for problem in report.problems[:_SHOWN_PROBLEMS]:
+        click.echo(f"not imported: {problem}", err=True)
+    if len(report.problems) > _SHOWN_PROBLEMS:
+        click.echo(f"not imported: {len(report.problems) - _SHOWN_PROBLEMS} more; --json lists all", err=True)
+    if not report.num_trajectories:
+        out.unlink(missing_ok=True)
+        raise DataError("no trajectory was found; the reasons stand above")
+
+
+def _print(report: object, out: Path) -> None:
+    from envecho.formats import ImportReport
+    from envecho.trajectory import Source
+
+    assert isinstance(report, ImportReport)
+    found = ", ".join(f"{name} {count:,}" for name, count in report.formats.most_common())
+    click.echo(f"{report.num_trajectories:,} trajectories from {report.num_files:,} files -> {out}  ({found})")
+    total = sum(report.characters.values()) or 1
+    for source in Source:
+        if count := report.characters[source.value]:
+            click.echo(f"  {source.role.value:<12}{source.value:<19}{count:>12,} characters  {count / total:6.1%}")
+    click.echo(
+        f"  {report.num_observations:,} observations, {report.num_observations_without_rule:,} untouched by any rule"
+    )
+    if report.num_turns_of_a_person:
+        words = "user turns after an answer are taken for a person's words (--user-turns world: for the world's)"
+        click.echo(f"  {report.num_turns_of_a_person:,} {words}")
+    if report.num_parts_dropped:
+        click.echo(f"  {report.num_parts_dropped:,} images and other parts without text were left out")
+    if lines := report.repeated_lines():
+        click.echo("  lines that stand in many observations; a rule can say that they are the harness's:")
+        for line, count in lines:
+            click.echo(f"    {count:>6,}  {line!r}")

@@ -1,0 +1,8 @@
+"""Traces that others wrote, read into trajectories: one module per format, recognised by content."""
+
+from envecho.formats.assemble import ImportOptions
+from envecho.formats.importing import FORMATS, ImportReport, import_traces
+from envecho.formats.reading import Problem
+from envecho.formats.rules import PACKS, load_rules
+
+__all__ = ["FORMATS", "PACKS", "ImportOptions", "ImportReport", "Problem", "import_traces", "load_rules"]

@@ -1,0 +1,269 @@
+"""`import_traces`: files of any known format -> trajectories, with everything that was refused and what was found.
+
+The format of a document is recognised by its content. A list of documents (rows of a data set) is read row by row, and
+a bad row is reported while the others go on. Not here: writing the store (`envecho.trajectory.store`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from envecho.errors import ConfigError, DataError, did_you_mean
+from envecho.formats import (
+    agent_world_model,
+    atif,
+    claude_code,
+    codex,
+    inspect_logs,
+    messages,
+    mini_swe_agent,
+    openhands,
+    swe_agent,
+)
+from envecho.formats.assemble import ImportOptions
+from envecho.formats.reading import Document, Problem, expand, read_documents
+from envecho.trajectory import Role, Trajectory
+
+_MOST_LINES = 50_000
+_SHOWN_LINES = 8
+
+
+Recognise = Callable[[Any], bool]
+
+
+class ReadDocument(Protocol):
+    """Yields the episodes of one document."""
+
+    def __call__(
+        self, document: Document, options: ImportOptions, *, number: int | None = None
+    ) -> Iterator[Trajectory]:
+        """Raise DataError where the document cannot be read."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How one family of documents is recognised and read.
+
+    `read` takes one document. `read_lines` takes the lines of a session's file, of which `recognises` knows the first
+    and `recognises_line` the others.
+    """
+
+    recognises: Recognise
+    read: ReadDocument | None = None
+    recognises_line: Recognise | None = None
+    read_lines: Callable[[Iterable[Document], ImportOptions], Iterator[Trajectory]] | None = None
+
+
+def _documents(module: Any) -> Format:
+    return Format(recognises=module.recognises, read=module.read)
+
+
+def _session(module: Any) -> Format:
+    return Format(
+        recognises=module.recognises,
+        read=getattr(module, "read", None),
+        recognises_line=module.recognises_line,
+        read_lines=module.read_lines,
+    )
+
+
+FORMATS: Final[dict[str, Format]] = {
+    mini_swe_agent.NAME: _documents(mini_swe_agent),
+    atif.NAME: _documents(atif),
+    agent_world_model.NAME: _documents(agent_world_model),
+    inspect_logs.NAME: _documents(inspect_logs),
+    swe_agent.NAME: _documents(swe_agent),
+    claude_code.NAME: _session(claude_code),
+    codex.NAME: _session(codex),
+    openhands.NAME: _session(openhands),
+    messages.NAME: _documents(messages),
+}
+"""In the order in which they are tried: what names itself first, message lists last."""
+
+
+@dataclass(kw_only=True)
+class ImportReport:
+    """What an import found; `repeated_lines` are the commonest lines of observations that no rule cut.
+
+    `num_growing_rows` counts rows that the next row of their file repeats and continues; the longest is kept.
+    """
+
+    num_files: int = 0
+    num_trajectories: int = 0
+    num_messages: int = 0
+    num_observations: int = 0
+    num_observations_without_rule: int = 0
+    num_turns_of_a_person: int = 0
+    num_parts_dropped: int = 0
+    num_growing_rows: int = 0
+    formats: Counter[str] = field(default_factory=Counter[str])
+    characters: Counter[str] = field(default_factory=Counter[str])
+    problems: list[Problem] = field(default_factory=list[Problem])
+    lines: Counter[str] = field(default_factory=Counter[str])
+
+    def repeated_lines(self) -> list[tuple[str, int]]:
+        """Return the commonest lines and in how many observations they stood, those of three and more."""
+        return [(line, count) for line, count in self.lines.most_common(_SHOWN_LINES) if count >= 3]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as JSON values; of the lines the repeated ones."""
+        counts = {name: value for name, value in vars(self).items() if isinstance(value, int)}
+        return counts | {
+            "formats": dict(self.formats),
+            "characters": dict(self.characters),
+            "repeated_lines": [list(pair) for pair in self.repeated_lines()],
+            "problems": [vars(problem) for problem in self.problems],
+        }
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Count one trajectory."""
+        facts = trajectory.metadata["import"]
+        self.num_trajectories += 1
+        self.num_messages += len(trajectory.messages)
+        self.formats[facts["format"]] += 1
+        self.num_turns_of_a_person += facts["num_turns_of_a_person"]
+        self.num_parts_dropped += facts["num_parts_dropped"]
+        self.num_observations_without_rule += facts["num_observations_without_rule"]
+        for message in trajectory.messages:
+            bodies = [segment for segment in message.segments if segment.source.role is Role.ENV_OUTPUT]
+            self.num_observations += any(bodies)
+            for segment in message.segments:
+                self.characters[segment.source.value] += len(segment.text)
+            if len(bodies) == len(message.segments):
+                lines = {line for segment in bodies for line in segment.text.splitlines() if 8 <= len(line) <= 200}
+                self.lines.update(lines)
+        if len(self.lines) > _MOST_LINES:
+            self.lines = Counter(dict(self.lines.most_common(_MOST_LINES // 2)))
+
+
+def import_traces(
+    paths: Sequence[str | Path],
+    report: ImportReport,
+    *,
+    format: str | None = None,
+    options: ImportOptions | None = None,
+) -> Iterator[Trajectory]:
+    """Yield the trajectories of files, folders and globs; `report` fills while they are read.
+
+    Args:
+        paths: what to read; files of a folder that hold no JSON are passed over.
+        report: counts, and every file and row that was refused, with its reason.
+        format: a name in `FORMATS`; None recognises each document by its content.
+        options: the user's rules, and whose words user turns after an answer are.
+
+    Raises:
+        ConfigError: the format is unknown.
+        DataError: a path does not exist.
+    """
+    if format is not None and format not in FORMATS:
+        raise ConfigError(f"no format {format!r}; known: {', '.join(FORMATS)}.{did_you_mean(format, FORMATS)}")
+    chosen = dict(FORMATS) if format is None else {format: FORMATS[format]}
+    reader = _Reader(chosen, options or ImportOptions(), report)
+    for path, label, named in expand(paths):
+        report.num_files += 1
+        held: Trajectory | None = None
+        for trajectory in reader.episodes(read_documents(path, report.problems.append, label=label, named=named)):
+            if held is not None and _continues(trajectory, held):
+                report.num_growing_rows += 1
+            elif held is not None:
+                report.add(held)
+                yield held
+            held = trajectory
+        if held is not None:
+            report.add(held)
+            yield held
+
+
+def _continues(longer: Trajectory, shorter: Trajectory) -> bool:
+    """Whether one row of a file repeats the one before and goes on: exports with a row per step."""
+    if longer.task_id != shorter.task_id or len(longer.messages) <= len(shorter.messages):
+        return False
+    pairs = zip(longer.messages, shorter.messages, strict=False)
+    return all((a.role, a.content, a.tool_calls) == (b.role, b.content, b.tool_calls) for a, b in pairs)
+
+
+class _Reader:
+    """Turns the documents of a file into episodes; a session's lines are read together."""
+
+    def __init__(self, formats: Mapping[str, Format], options: ImportOptions, report: ImportReport) -> None:
+        self._formats, self._options, self._report = formats, options, report
+
+    def episodes(self, documents: Iterator[Document]) -> Iterator[Trajectory]:
+        """Yield the episodes of one file; what cannot be read is reported."""
+        waiting = next(documents, None)
+        while waiting is not None:
+            first, waiting = waiting, None
+            if "!" in first.file and inspect_logs.is_part(first.data):
+                waiting = next(documents, None)
+                continue
+            found = self._find(first.data)
+            if found is not None and found.read_lines and found.recognises_line and isinstance(first.data, Mapping):
+                lines = [first]
+                for waiting in documents:
+                    if not found.recognises_line(waiting.data):
+                        break
+                    lines.append(waiting)
+                    waiting = None
+                yield from self._guarded(lines[0], None, found.read_lines(lines, self._options))
+                if waiting is None:
+                    waiting = next(documents, None)
+                continue
+            for row, number in _rows(first, found):
+                yield from self._document(row, number)
+            waiting = next(documents, None)
+
+    def _find(self, data: Any) -> Format | None:
+        return next((format for format in self._formats.values() if format.recognises(data)), None)
+
+    def _document(self, document: Document, number: int | None) -> Iterator[Trajectory]:
+        found = self._find(document.data)
+        if found is not None and found.read is not None:
+            yield from self._guarded(document, number, found.read(document, self._options, number=number))
+            return
+        expected = (
+            f"one of {', '.join(self._formats)}"
+            if len(self._formats) > 1
+            else f"the format {next(iter(self._formats))}"
+        )
+        self._problem(document, number, f"expected {expected}; found {_looks_like(document.data)}")
+
+    def _guarded(self, document: Document, number: int | None, found: Iterator[Trajectory]) -> Iterator[Trajectory]:
+        try:
+            yield from found
+        except DataError as error:
+            self._problem(document, number, str(error))
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            # A reader that believed a type: the row is reported like any other that is not what its format says.
+            self._problem(document, number, f"a field is not what the format says: {type(error).__name__}: {error}")
+
+    def _problem(self, document: Document, number: int | None, message: str) -> None:
+        """Report it; a run of lines with the same problem is one entry."""
+        text = message if number is None else f"row {number}: {message}"
+        problems = self._report.problems
+        last = problems[-1] if problems else None
+        if last and last.line and document.line and (last.file, last.message) == (document.file, text):
+            problems[-1] = replace(last, num_lines=last.num_lines + 1)
+        else:
+            problems.append(Problem(file=document.file, line=document.line, message=text))
+
+
+def _rows(document: Document, found: Format | None) -> Iterator[tuple[Document, int | None]]:
+    """A list of documents is read one by one; a list that is one document, such as messages, as it is."""
+    data = document.data
+    if found is None and isinstance(data, list) and data and all(isinstance(row, Mapping | list) for row in data):
+        for number, row in enumerate(data):
+            yield Document(file=document.file, line=document.line, data=row), number
+    else:
+        yield document, None
+
+
+def _looks_like(data: Any) -> str:
+    if isinstance(data, Mapping):
+        keys = ", ".join(sorted(map(str, data))[:8])
+        return f"an object with the keys {keys}" if keys else "an empty object"
+    return f"a list of {len(data)}" if isinstance(data, list) else f"{type(data).__name__} {data!r:.40}"
