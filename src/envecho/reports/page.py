@@ -5,13 +5,14 @@ Not here: what the parts say (`finding`, `blocks`, `charts`) and how they look (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from envecho.reports import numbers
 from envecho.reports.blocks import headline_table, operation_table, readout_block, source_table, token_block
@@ -132,34 +133,37 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
 
 def _pictures(run: RunFolder) -> dict[str, _Picture]:
     pictures: dict[str, _Picture] = {}
-    if run.metrics and policy_section(run.metrics):
-        with chart_style("course"):
-            wide, narrow = (policy_chart(run.metrics, narrow=narrow) for narrow in (False, True))
-            words = ("The run step by step", "Its figures are in the tables below")
-            pictures["course"] = _Picture(
-                wide=inline_svg(wide, prefix="pw", title=words[0], description=words[1]),
-                narrow=inline_svg(narrow, prefix="pn", title=words[0], description=words[1]),
-                png=png_bytes(wide),
-            )
-    has_curve = (
-        run.metrics is not None and "course" not in pictures and bool(run.metrics.train or run.metrics.validation)
-    )
-    if has_curve or (run.evaluation and run.evaluation.pools):
-        with chart_style("chart"):
-            wide, narrow = (training_chart(run.metrics, run.evaluation, narrow=narrow) for narrow in (False, True))
-            words = ("Cross-entropy over training", "Its figures are in the table of held-out figures below")
-            pictures["chart"] = _Picture(
-                wide=inline_svg(wide, prefix="cw", title=words[0], description=words[1]),
-                narrow=inline_svg(narrow, prefix="cn", title=words[0], description=words[1]),
-                png=png_bytes(wide),
-            )
-    if run.evaluation and any(r.by_operation for pool in run.evaluation.pools.values() for r in pool.values()):
-        with chart_style("operations"):
-            wide, narrow = (operations_chart(run.evaluation, narrow=narrow) for narrow in (False, True))
-            words = ("Cross-entropy by operation", "Its figures are in the table under the picture")
-            pictures["operations"] = _Picture(
-                wide=inline_svg(wide, prefix="ow", title=words[0], description=words[1]),
-                narrow=inline_svg(narrow, prefix="on", title=words[0], description=words[1]),
-                png=png_bytes(wide),
-            )
+    metrics, evaluation = run.metrics, run.evaluation
+    if metrics and policy_section(metrics):
+        pictures["course"] = _picture(
+            "course",
+            lambda narrow: policy_chart(metrics, narrow=narrow),
+            title="The run step by step",
+            description="Its figures are in the tables below",
+        )
+    elif (metrics and (metrics.train or metrics.validation)) or (evaluation and evaluation.pools):
+        pictures["chart"] = _picture(
+            "chart",
+            lambda narrow: training_chart(metrics, evaluation, narrow=narrow),
+            title="Cross-entropy over training",
+            description="Its figures are in the table of held-out figures below",
+        )
+    if evaluation and any(r.by_operation for pool in evaluation.pools.values() for r in pool.values()):
+        pictures["operations"] = _picture(
+            "operations",
+            lambda narrow: operations_chart(evaluation, narrow=narrow),
+            title="Cross-entropy by operation",
+            description="Its figures are in the table under the picture",
+        )
     return pictures
+
+
+def _picture(name: str, draw: Callable[[bool], Figure], *, title: str, description: str) -> _Picture:
+    """Draw it wide and narrow; ids in the page begin with its first two letters."""
+    with chart_style(name):
+        wide, narrow = draw(False), draw(True)
+        return _Picture(
+            wide=inline_svg(wide, prefix=f"{name[:2]}w", title=title, description=description),
+            narrow=inline_svg(narrow, prefix=f"{name[:2]}n", title=title, description=description),
+            png=png_bytes(wide),
+        )
