@@ -71,6 +71,15 @@ def test_an_alarm_is_raised_again_after_its_condition_has_gone():
     assert observe([bad, bad, row(), bad]) == [["role_confusion"], [], [], ["role_confusion"]]
 
 
+def test_a_policy_that_writes_on_past_its_turn_is_confused_about_roles():
+    """Catches invented outputs without any marker, as ECHO at 0.05 taught SmolLM2, and a start that chats."""
+    steady = [row(unparsed_call_fraction=0.4)] * 9
+    assert flat(observe(steady)) == []
+    assert flat(observe([row(unparsed_call_fraction=0.02)] * 3 + [row(unparsed_call_fraction=0.2)] * 6)) == [
+        "role_confusion"
+    ]
+
+
 @pytest.mark.parametrize("term", ["policy", "env"])
 def test_trap_23_a_term_that_trains_nothing_for_long_is_reported(term):
     """Catches ECHO (or GRPO) configured and silently absent."""

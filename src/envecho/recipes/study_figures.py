@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from envecho.reports.charts import chart_style, png_bytes
 from envecho.reports.palette import COLOURS
@@ -61,6 +62,7 @@ def _draw_curves(arms: Mapping[str, Any]) -> Figure:
                 ax.fill_between(steps, low, high, color=colour, alpha=0.1, linewidth=0)
         ax.set_title(title)
         ax.set_xlabel("optimiser step")
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.set_ylabel(unit)
         ax.set_ylim(bottom=0)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -86,8 +88,9 @@ def _draw_differences(arms: Mapping[str, Any]) -> Figure | None:
             if stat["low"] is not None:
                 ax.plot([stat["low"], stat["high"]], [row, row], color=COLOURS["trained"].light, linewidth=2)
             ax.plot([stat["value"]], [row], color=COLOURS["trained"].light, marker="o", markersize=6)
-        ax.set_title(f"{title}: difference at the end")
-        ax.set_xlabel(unit)
+        ax.set_title(title)
+        ax.set_xlabel(f"difference at the end, {unit}")
+        ax.xaxis.set_major_locator(MaxNLocator(5))
     axes[0].set_yticks(range(len(shown)), [arm["label"] for arm in shown])
     axes[0].set_ylim(len(shown) - 0.5, -0.5)
     figure.subplots_adjust(left=0.22, right=0.985, top=1 - 34 / height, bottom=56 / height, wspace=0.06)

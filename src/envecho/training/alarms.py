@@ -21,7 +21,7 @@ from envecho.trajectory import Trajectory
 
 COLLAPSE, ROLE_CONFUSION, SILENT_NO_OP = "collapse", "role_confusion", "silent_no_op"
 _VARIETY = ("distinct_command_fraction", "distinct_output_fraction", "action_entropy")
-_WATCHED = ("env_ce", "solve_rate", *_VARIETY)
+_WATCHED = ("env_ce", "solve_rate", "unparsed_call_fraction", *_VARIETY)
 _FOREIGN = re.compile(
     r"<\|?/?(?:im_start|im_end|tool_call|tool_response|assistant|user|system)\|?>"
     r"|\[(?:exit status|timed out after|stdout\]|stderr\])"
@@ -34,8 +34,9 @@ class HealthConfig(BaseModel):
     The mean over the last `window` steps is compared with that over the first `window` steps. Collapse: the environment
     CE is below `collapse_ce` times its first value while distinct commands or distinct outputs are below
     `collapse_variety` times theirs, or action entropy is and the solve rate did not rise: a policy that learns to solve
-    its tasks loses entropy too. Role confusion: at least `role_confusion` of the actions hold foreign text.
-    Silent no-op: `silent_steps` steps in a row without a weighted token of a configured term.
+    its tasks loses entropy too. Role
+    confusion: at least `role_confusion` of the actions hold foreign text, or the share of turns that could not be read
+    has risen by twice that. Silent no-op: `silent_steps` steps in a row without a weighted token of a configured term.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -127,10 +128,21 @@ class AlarmMonitor:
     def _role_confusion(self, row: Mapping[str, Any]) -> str | None:
         share = row.get("foreign_text_fraction")
         if share is None or share < self._config.role_confusion:
-            return None
+            return self._writes_on()
         return (
             f"{share:.0%} of the actions hold text that only the harness or the world writes (turn or tool markers,"
             " invented output); lower world_model_coeff, and look at the actions with `envecho show`"
+        )
+
+    def _writes_on(self) -> str | None:
+        """Turns of more than the one line that the harness takes: the policy goes on with what the world would say."""
+        unread = self._fall("unparsed_call_fraction")
+        if unread is None or unread[1] - unread[0] < 2 * self._config.role_confusion:
+            return None
+        return (
+            f"turns that could not be read rose from {unread[0]:.0%} to {unread[1]:.0%}: a policy that learns what the"
+            " world says may write it into its own turn; look at the actions with `envecho show`, and lower"
+            " world_model_coeff"
         )
 
     def _silent_no_op(self, term: str, row: Mapping[str, Any]) -> str | None:
