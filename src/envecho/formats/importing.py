@@ -233,13 +233,19 @@ class _Reader:
         self._problem(document, number, f"expected {expected}; found {_looks_like(document.data)}")
 
     def _guarded(self, document: Document, number: int | None, found: Iterator[Trajectory]) -> Iterator[Trajectory]:
+        num_found = 0
         try:
-            yield from found
+            for trajectory in found:
+                num_found += 1
+                yield trajectory
         except DataError as error:
             self._problem(document, number, str(error))
         except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             # A reader that believed a type: the row is reported like any other that is not what its format says.
             self._problem(document, number, f"a field is not what the format says: {type(error).__name__}: {error}")
+        else:
+            if not num_found:
+                self._problem(document, number, "expected at least one answer of a model, found none")
 
     def _problem(self, document: Document, number: int | None, message: str) -> None:
         """Report it; a run of lines with the same problem is one entry."""

@@ -40,6 +40,7 @@ class Source(StrEnum):
     FORMAT_WARNING = "format_warning"
     HARNESS_NOTICE = "harness_notice"
     HARNESS_ERROR = "harness_error"
+    REDACTED = "redacted"
 
     @property
     def role(self) -> Role:
@@ -55,7 +56,15 @@ class Source(StrEnum):
 SOURCES: tuple[Source, ...] = tuple(Source)
 """All sources by code: `SOURCES[source.code] is source`."""
 
-_CONTEXT = {Source.SYSTEM, Source.TASK, Source.SHELL_PROMPT, Source.SCAFFOLD, Source.GRADER, Source.PADDING}
+_CONTEXT = {
+    Source.SYSTEM,
+    Source.TASK,
+    Source.SHELL_PROMPT,
+    Source.SCAFFOLD,
+    Source.GRADER,
+    Source.PADDING,
+    Source.REDACTED,
+}
 _ENV_OUTPUT = {Source.STDOUT, Source.STDERR, Source.TOOL_RESULT, Source.TOOL_ERROR, Source.USER_REPLY}
 
 
