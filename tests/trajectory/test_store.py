@@ -265,8 +265,8 @@ def test_an_unknown_field_inside_a_message_is_refused_by_name(tmp_path: Path):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"envecho.format": "envecho.trajectory", "envecho.version": "3"}, "version 1 to 2, found 3; upgrade"),
-        ({"envecho.format": "envecho.trajectory"}, "version 1 to 2, found none"),
+        ({"envecho.format": "envecho.trajectory", "envecho.version": "4"}, "version 1 to 3, found 4; upgrade"),
+        ({"envecho.format": "envecho.trajectory"}, "version 1 to 3, found none"),
         ({"envecho.format": "other"}, "expected format 'envecho.trajectory'.*found 'other'"),
         ({}, "found 'none'; bring foreign traces in with `envecho import`"),
     ],

@@ -192,9 +192,7 @@ def _variant(
     )
     command = command.model_copy(update={"tool_calls": calls})
     messages = (*trajectory.messages[: turn - 1], command, trajectory.messages[turn])
-    sequences = tokenize_trajectory(
-        trajectory.model_copy(update={"messages": messages}), tokenizer, max_tokens=max_tokens
-    )
+    sequences = tokenize_trajectory(trajectory.with_messages(messages), tokenizer, max_tokens=max_tokens)
     return _Variant(
         requests=tuple(ScoreRequest(token_ids=s.token_ids, read=_stdout(s, turn)) for s in sequences),
         token_ids=_output_ids(sequences, turn),

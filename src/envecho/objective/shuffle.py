@@ -45,15 +45,12 @@ def shuffle_observations(trajectories: Sequence[Trajectory], *, seed: int) -> li
         for receiver, giver in zip(order, [*order[shift:], *order[:shift]], strict=True):
             moved[receiver] = _body(trajectories[giver[0]].messages[giver[1]])
     return [
-        trajectory.model_copy(
-            update={
-                "id": trajectory.id + SUFFIX,
-                "messages": tuple(
-                    _with_body(message, moved[number, k]) if (number, k) in moved else message
-                    for k, message in enumerate(trajectory.messages)
-                ),
-            }
-        )
+        trajectory.with_messages(
+            tuple(
+                _with_body(message, moved[number, k]) if (number, k) in moved else message
+                for k, message in enumerate(trajectory.messages)
+            )
+        ).model_copy(update={"id": trajectory.id + SUFFIX})
         for number, trajectory in enumerate(trajectories)
     ]
 

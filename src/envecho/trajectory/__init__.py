@@ -1,5 +1,6 @@
 """What happened: roles, segments, messages, trajectories, and the Parquet store that keeps them."""
 
+from envecho.trajectory.branches import ExactBranch, SpanKind, TokenSpan
 from envecho.trajectory.calls import CALL_LABEL, CallOutcome, call_outcome, call_outcomes
 from envecho.trajectory.record import (
     ChatRole,
@@ -17,12 +18,15 @@ __all__ = [
     "SOURCES",
     "CallOutcome",
     "ChatRole",
+    "ExactBranch",
     "Message",
     "Role",
     "SampledTokens",
     "Segment",
     "Source",
+    "SpanKind",
     "StopReason",
+    "TokenSpan",
     "ToolCall",
     "Trajectory",
     "call_outcome",

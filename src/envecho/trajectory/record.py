@@ -1,17 +1,19 @@
 """The record of one episode: `Trajectory`, made of `Message` and `Segment`.
 
-Everything that a trajectory says was known when it happened; nothing here is derived. Not here: tokens of text that no
-sampler produced (`envecho.tokens`), and what is trained (`envecho.objective`).
+Everything that a trajectory says was known when it happened; nothing here is derived. Exact token ids of whole prompts
+are in `branches`. Not here: tokens of text that no sampler saw (`envecho.tokens`), and what is trained
+(`envecho.objective`).
 """
 
 from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from envecho.trajectory.branches import ExactBranch, SpanKind
 from envecho.trajectory.roles import Source
 
 ChatRole = Literal["system", "user", "assistant", "tool"]
@@ -108,6 +110,8 @@ class Trajectory(_Record):
 
     `task_id` names the task (bootstrap intervals cluster by it); `group_id` the group of rollouts whose rewards are
     compared; `reward` is None where nobody graded. `tools` are tool schemas as the chat template takes them.
+    `branches` are the exact ids that a model read and wrote, where somebody kept them: then nothing is tokenised again,
+    and the messages say what the ids mean. Change messages with `with_messages`, which drops them.
     """
 
     id: str
@@ -118,3 +122,25 @@ class Trajectory(_Record):
     reward: float | None = None
     stop_reason: StopReason = StopReason.UNKNOWN
     metadata: dict[str, Any] = {}
+    branches: tuple[ExactBranch, ...] = ()
+
+    @model_validator(mode="after")
+    def _branches_are_of_these_messages(self) -> Trajectory:
+        for number, branch in enumerate(self.branches):
+            start = 0
+            for span in branch.spans:
+                if not -1 <= span.turn or span.turn + span.num_turns > len(self.messages):
+                    raise ValueError(
+                        f"branch {number}: a span is of messages {span.turn} to {span.turn + span.num_turns - 1}, "
+                        f"and the trajectory has {len(self.messages)}"
+                    )
+                if span.kind is SpanKind.SAMPLED:
+                    sampled = self.messages[span.turn].sampled
+                    if sampled is None or sampled.token_ids != branch.token_ids[start : span.end]:
+                        raise ValueError(f"branch {number}: the ids of turn {span.turn} are not those of its message")
+                start = span.end
+        return self
+
+    def with_messages(self, messages: tuple[Message, ...]) -> Self:
+        """Return the trajectory with other messages, and without the ids that belonged to the old ones."""
+        return self.model_copy(update={"messages": messages, "branches": ()})

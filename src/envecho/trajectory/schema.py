@@ -16,10 +16,11 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from envecho.errors import DataError, did_you_mean
+from envecho.trajectory.branches import ExactBranch
 from envecho.trajectory.record import Message, SampledTokens, Trajectory
 
 FORMAT_NAME = "envecho.trajectory"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FORMAT_KEY = b"envecho.format"
 VERSION_KEY = b"envecho.version"
 
@@ -42,6 +43,21 @@ _SAMPLED = pa.struct(
         pa.field("logprobs", _list(pa.float64())),
         pa.field("temperature", pa.float64()),
         pa.field("entropies", _list(pa.float64())),
+    ]
+)
+_SPAN = pa.struct(
+    [
+        _required("end", pa.int32()),
+        _required("kind", pa.string()),
+        _required("turn", pa.int32()),
+        _required("num_turns", pa.int32()),
+    ]
+)
+_BRANCH = pa.struct(
+    [
+        _required("token_ids", _list(pa.int32())),
+        _required("spans", _list(_SPAN)),
+        _required("owned_from", pa.int32()),
     ]
 )
 _MESSAGE = pa.struct(
@@ -67,6 +83,7 @@ SCHEMA = pa.schema(
         _required("messages", _list(_MESSAGE)),
         _required("tools", pa.string()),
         _required("metadata", pa.string()),
+        _required("branches", _list(_BRANCH)),
     ],
     metadata={FORMAT_KEY: FORMAT_NAME.encode(), VERSION_KEY: str(FORMAT_VERSION).encode()},
 )
@@ -98,7 +115,7 @@ def check_schema(found: pa.Schema, file: Path) -> None:
         raise DataError(f"{problem}; remove what is not of this format or upgrade envecho", file=file)
 
 
-_ADDED_LATER = ((), ("messages.sampled.entropies",), ())
+_ADDED_LATER = ((), ("messages.sampled.entropies", "branches"), ("branches",), ())
 """`_ADDED_LATER[v]`: the optional columns that files of version v do not have yet."""
 
 
@@ -142,6 +159,7 @@ def encode(trajectory: Trajectory) -> dict[str, Any]:
             "messages": [_encode_message(message) for message in trajectory.messages],
             "tools": _json_text(trajectory.tools),
             "metadata": _json_text(trajectory.metadata),
+            "branches": [_encode_branch(branch) for branch in trajectory.branches],
         }
     except UnicodeEncodeError as error:
         raise DataError(
@@ -167,6 +185,16 @@ def _encode_message(message: Message) -> dict[str, Any]:
         "name": _text(message.name),
         "sampled": _encode_sampled(message.sampled) if message.sampled else None,
         "labels": _json_text(message.labels),
+    }
+
+
+def _encode_branch(branch: ExactBranch) -> dict[str, Any]:
+    return {
+        "token_ids": np.array(branch.token_ids, dtype=np.int32),
+        "spans": [
+            {"end": s.end, "kind": s.kind.value, "turn": s.turn, "num_turns": s.num_turns} for s in branch.spans
+        ],
+        "owned_from": branch.owned_from,
     }
 
 

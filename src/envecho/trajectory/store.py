@@ -139,6 +139,7 @@ class _ShardFile:
 def _approximate_bytes(trajectory: Trajectory) -> int:
     text = sum(len(segment.text) for message in trajectory.messages for segment in message.segments)
     ids = sum(len(message.sampled.token_ids) for message in trajectory.messages if message.sampled)
+    ids += sum(len(branch.token_ids) for branch in trajectory.branches)
     return text + 12 * ids
 
 
