@@ -11,15 +11,19 @@ import glob
 import os
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from envecho.errors import ConfigError, DataError
+from envecho.trajectory.columns import conform, row_bytes, trajectory_bytes
+from envecho.trajectory.filters import TrajectoryFilter
 from envecho.trajectory.record import Trajectory
 from envecho.trajectory.schema import SCHEMA, check_schema, decode, encode
 
@@ -70,14 +74,28 @@ class TrajectoryWriter:
 
     def write(self, trajectory: Trajectory) -> None:
         """Add one trajectory; it is on disk for good when its shard is full or the block ends."""
+        self._room().write(trajectory)
+        self.num_written += 1
+
+    def write_batch(self, rows: pa.RecordBatch) -> None:
+        """Add rows as `read_batches` yields them; the file is the same as if each had been written by itself."""
+        sizes, done = row_bytes(rows), 0
+        while done < rows.num_rows:
+            shard = self._room()
+            end = min(rows.num_rows, done + self._rows_per_shard - shard.num_rows) if self._sharded else rows.num_rows
+            shard.write_rows(rows.slice(done, end - done), sizes[done:end])
+            done = end
+        self.num_written += rows.num_rows
+
+    def _room(self) -> _ShardFile:
+        """The file that the next row goes to."""
         if self._shard is None:
             raise ValueError("expected to be inside the writer's `with` block")
         if self._sharded and self._shard.num_rows == self._rows_per_shard:
             self._shard.finish()
             self._num_shards += 1
             self._shard = self._open()
-        self._shard.write(trajectory)
-        self.num_written += 1
+        return self._shard
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -103,20 +121,46 @@ class _ShardFile:
         self._file = self._temporary.open("xb")
         self._parquet = pq.ParquetWriter(self._file, SCHEMA, compression="zstd", write_page_checksum=True)
         self._rows: list[dict[str, Any]] = []
-        self._num_buffered_bytes = 0
+        self._batches: list[pa.RecordBatch] = []
+        self._num_buffered = self._num_buffered_bytes = 0
         self.num_rows = 0
 
     def write(self, trajectory: Trajectory) -> None:
         self._rows.append(encode(trajectory))
-        self._num_buffered_bytes += _approximate_bytes(trajectory)
+        self._count(trajectory_bytes(trajectory))
+
+    def write_rows(self, rows: pa.RecordBatch, sizes: list[int]) -> None:
+        self._settle()
+        start = 0
+        for place, size in enumerate(sizes, start=1):
+            if self._num_buffered + 1 == _ROWS_PER_GROUP or self._num_buffered_bytes + size >= _BYTES_PER_GROUP:
+                self._batches.append(rows.slice(start, place - start))
+                start = place
+            self._count(size)
+        if start < rows.num_rows:
+            self._batches.append(rows.slice(start))
+
+    def _count(self, size: int) -> None:
+        """Count one more row, and write the row group when it is full."""
         self.num_rows += 1
-        if len(self._rows) == _ROWS_PER_GROUP or self._num_buffered_bytes >= _BYTES_PER_GROUP:
+        self._num_buffered += 1
+        self._num_buffered_bytes += size
+        if self._num_buffered == _ROWS_PER_GROUP or self._num_buffered_bytes >= _BYTES_PER_GROUP:
             self._flush()
 
-    def _flush(self) -> None:
+    def _settle(self) -> None:
+        """Put single rows behind the batches, so that order is kept."""
         if self._rows:
-            self._parquet.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA))
-        self._rows, self._num_buffered_bytes = [], 0
+            self._batches.append(pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA))
+        self._rows = []
+
+    def _flush(self) -> None:
+        self._settle()
+        if self._batches:
+            # One chunk, so that the bytes do not depend on how the rows came.
+            self._parquet.write_table(pa.Table.from_batches(self._batches).combine_chunks())
+        self._batches = []
+        self._num_buffered = self._num_buffered_bytes = 0
 
     def finish(self) -> None:
         """Write what waits, sync the file to disk and give it its name."""
@@ -134,13 +178,6 @@ class _ShardFile:
             self._parquet.close()
             self._file.close()
         self._temporary.unlink(missing_ok=True)
-
-
-def _approximate_bytes(trajectory: Trajectory) -> int:
-    text = sum(len(segment.text) for message in trajectory.messages for segment in message.segments)
-    ids = sum(len(message.sampled.token_ids) for message in trajectory.messages if message.sampled)
-    ids += sum(len(branch.token_ids) for branch in trajectory.branches)
-    return text + 12 * ids
 
 
 def _sync_folder(folder: Path) -> None:
@@ -164,21 +201,46 @@ class _Torn(Exception):
 
 
 def read_trajectories(
-    paths: str | Path | Iterable[str | Path], *, on_torn: Callable[[DataError], None] | None = None
+    paths: str | Path | Iterable[str | Path],
+    *,
+    where: TrajectoryFilter | None = None,
+    on_torn: Callable[[DataError], None] | None = None,
 ) -> Iterator[Trajectory]:
     """Stream the trajectories of files, folders (their `*.parquet`, by name) and globs, in this order.
 
     Memory is bounded by one row group of one file, however many there are. A torn shard (cut short or damaged) in a
     folder or glob is reported by name and skipped: to `on_torn`, else as a warning. A file that is named itself is
-    never skipped.
+    never skipped. Of rows that `where` drops, no message is decoded; row groups without a match are not read.
 
     Raises:
         DataError: nothing there, a torn file that was named itself, another format, a newer version, an unknown
             column, or a row that does not fit the record.
     """
+    found = _stream(_files(paths), on_torn or _warn, lambda file: _read_file(file, where))
+    return (decode(row, file) for file, batch in found for row in batch.to_pylist())
+
+
+def read_batches(
+    paths: str | Path | Iterable[str | Path],
+    *,
+    where: TrajectoryFilter | None = None,
+    columns: Sequence[str] | None = None,
+    on_torn: Callable[[DataError], None] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Stream the rows that `read_trajectories` would decode, as Arrow batches of at most 64; `columns`: only these.
+
+    Rows of earlier versions come in the columns of this one, unless `columns` are chosen.
+
+    Raises:
+        DataError: as `read_trajectories`.
+    """
+    found = _stream(_files(paths), on_torn or _warn, lambda file: _read_file(file, where, columns))
+    return (batch if columns else conform(batch, file) for file, batch in found)
+
+
+def _files(paths: str | Path | Iterable[str | Path]) -> list[tuple[Path, bool]]:
     several = [paths] if isinstance(paths, str | Path) else list(paths)
-    files = [entry for path in several for entry in _resolve(path)]
-    return _stream(files, on_torn or _warn)
+    return [entry for path in several for entry in _resolve(path)]
 
 
 def _warn(error: DataError) -> None:
@@ -202,10 +264,16 @@ def _resolve(path: str | Path) -> list[tuple[Path, bool]]:
     return [(file, True) for file in found]
 
 
-def _stream(files: list[tuple[Path, bool]], on_torn: Callable[[DataError], None]) -> Iterator[Trajectory]:
+_Read = Callable[[Path], Iterator[pa.RecordBatch]]
+
+
+def _stream(
+    files: list[tuple[Path, bool]], on_torn: Callable[[DataError], None], read: _Read
+) -> Iterator[tuple[Path, pa.RecordBatch]]:
     for file, may_skip in files:
         try:
-            yield from _read_file(file)
+            for batch in read(file):
+                yield file, batch
         except _Torn as torn:
             error = DataError(f"{torn}; remove the file, or make it again", file=file)
             if not may_skip:
@@ -213,15 +281,41 @@ def _stream(files: list[tuple[Path, bool]], on_torn: Callable[[DataError], None]
             on_torn(error)
 
 
-def _read_file(file: Path) -> Iterator[Trajectory]:
+def _read_file(
+    file: Path, where: TrajectoryFilter | None, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     num_read = 0
     with file.open("rb") as handle:
         try:
             parquet = pq.ParquetFile(handle, page_checksum_verification=True)
             check_schema(parquet.schema_arrow, file)
-            for batch in parquet.iter_batches(batch_size=_ROWS_PER_READ):
-                for row in batch.to_pylist():
-                    yield decode(row, file)
-                    num_read += 1
+            for group in range(parquet.num_row_groups):
+                kept = None if where is None else _kept(parquet, group, where)
+                if kept is None or kept.any():
+                    yield from _batches(parquet, group, kept, columns)
+                num_read += parquet.metadata.row_group(group).num_rows
         except (pa.ArrowException, OSError) as error:
             raise _Torn(f"expected a whole Parquet file, found one torn after row {num_read} ({error})") from error
+
+
+def _kept(parquet: pq.ParquetFile, group: int, where: TrajectoryFilter) -> NDArray[np.bool_]:
+    """Mask `[row]` of the rows of a row group that pass, from the few columns that decide."""
+    if not where.may_match(parquet.metadata.row_group(group)):
+        return np.zeros(0, dtype=np.bool_)
+    if not where.columns:
+        return np.ones(parquet.metadata.row_group(group).num_rows, dtype=np.bool_)
+    return where.mask(parquet.read_row_group(group, columns=where.columns))
+
+
+def _batches(
+    parquet: pq.ParquetFile, group: int, kept: NDArray[np.bool_] | None, columns: Sequence[str] | None
+) -> Iterator[pa.RecordBatch]:
+    done = 0
+    chosen = None if columns is None else list(columns)
+    for batch in parquet.iter_batches(batch_size=_ROWS_PER_READ, row_groups=[group], columns=chosen):
+        mask = None if kept is None else kept[done : done + batch.num_rows]
+        done += batch.num_rows
+        if mask is None or mask.all():
+            yield batch
+        elif mask.any():
+            yield batch.filter(pa.array(mask))
