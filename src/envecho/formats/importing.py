@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -25,7 +25,7 @@ from envecho.formats import (
     swe_agent,
 )
 from envecho.formats.assemble import ImportOptions
-from envecho.formats.reading import Document, Problem, expand, read_documents
+from envecho.formats.reading import Document, InputFile, Problem, expand, read_documents
 from envecho.trajectory import Role, Trajectory
 
 _MOST_LINES = 50_000
@@ -135,8 +135,29 @@ class ImportReport:
             for segment in message.segments:
                 self.characters[segment.source.value] += len(segment.text)
             if len(bodies) == len(message.segments):
-                lines = {line for segment in bodies for line in segment.text.splitlines() if 8 <= len(line) <= 200}
-                self.lines.update(lines)
+                found = [line for segment in bodies for line in segment.text.splitlines() if 8 <= len(line) <= 200]
+                self.lines.update(dict.fromkeys(found, 1))  # in order, so that ties fall alike in every process
+        self._forget_rare_lines()
+
+    def merge(self, later: ImportReport) -> None:
+        """Add what was found in the files behind those of this report; one report per file, merged in order, is exact.
+
+        Raises:
+            TypeError: a field that nobody said how to merge.
+        """
+        for item in fields(self):
+            mine, other = getattr(self, item.name), getattr(later, item.name)
+            if isinstance(mine, int | float):
+                setattr(self, item.name, mine + other)
+            elif isinstance(mine, Counter):
+                mine.update(other)
+            elif isinstance(mine, list):
+                mine.extend(other)
+            else:
+                raise TypeError(f"expected a number, Counter or list in {item.name}, found {type(mine).__name__}")
+        self._forget_rare_lines()
+
+    def _forget_rare_lines(self) -> None:
         if len(self.lines) > _MOST_LINES:
             self.lines = Counter(dict(self.lines.most_common(_MOST_LINES // 2)))
 
@@ -148,7 +169,7 @@ def import_traces(
     format: str | None = None,
     options: ImportOptions | None = None,
 ) -> Iterator[Trajectory]:
-    """Yield the trajectories of files, folders and globs; `report` fills while they are read.
+    """Yield the trajectories of files, folders and globs, in order; `report` grows by a file when that file is read.
 
     Args:
         paths: what to read; files of a folder that hold no JSON are passed over.
@@ -160,23 +181,50 @@ def import_traces(
         ConfigError: the format is unknown.
         DataError: a path does not exist.
     """
-    if format is not None and format not in FORMATS:
-        raise ConfigError(f"no format {format!r}; known: {', '.join(FORMATS)}.{did_you_mean(format, FORMATS)}")
-    chosen = dict(FORMATS) if format is None else {format: FORMATS[format]}
-    reader = _Reader(chosen, options or ImportOptions(), report)
-    for path, label, named in expand(paths):
-        report.num_files += 1
-        held: Trajectory | None = None
-        for trajectory in reader.episodes(read_documents(path, report.problems.append, label=label, named=named)):
-            if held is not None and _continues(trajectory, held):
-                report.num_growing_rows += 1
-            elif held is not None:
-                report.add(held)
-                yield held
-            held = trajectory
-        if held is not None:
-            report.add(held)
+    chosen_formats(format)
+    for file in expand(paths):
+        part = ImportReport()
+        try:
+            for trajectory in read_file(file, part, format=format, options=options or ImportOptions()):
+                part.add(trajectory)
+                yield trajectory
+        finally:
+            report.merge(part)
+
+
+def read_file(
+    file: InputFile, report: ImportReport, *, format: str | None, options: ImportOptions
+) -> Iterator[Trajectory]:
+    """Yield the trajectories of one file; `report` gets everything but what `ImportReport.add` counts.
+
+    Raises:
+        ConfigError: the format is unknown.
+    """
+    reader = _Reader(chosen_formats(format), options, report)
+    report.num_files += 1
+    path, label, named = file
+    held: Trajectory | None = None
+    for trajectory in reader.episodes(read_documents(path, report.problems.append, label=label, named=named)):
+        if held is not None and _continues(trajectory, held):
+            report.num_growing_rows += 1
+        elif held is not None:
             yield held
+        held = trajectory
+    if held is not None:
+        yield held
+
+
+def chosen_formats(format: str | None) -> dict[str, Format]:
+    """Return the format of this name; all of them for None.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
+    if format is None:
+        return dict(FORMATS)
+    if format not in FORMATS:
+        raise ConfigError(f"no format {format!r}; known: {', '.join(FORMATS)}.{did_you_mean(format, FORMATS)}")
+    return {format: FORMATS[format]}
 
 
 def _continues(longer: Trajectory, shorter: Trajectory) -> bool:

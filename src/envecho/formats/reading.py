@@ -56,9 +56,11 @@ class Problem:
 
 
 OnProblem = Callable[[Problem], None]
+InputFile = tuple[Path, str, bool]
+"""A file, the label that names it, and whether the user named it itself."""
 
 
-def expand(paths: Sequence[str | Path]) -> list[tuple[Path, str, bool]]:
+def expand(paths: Sequence[str | Path]) -> list[InputFile]:
     """Return (file, label, whether it was named itself) for paths, folders and globs, in order, each file once.
 
     Labels are the paths from the folder that holds all of them; they name episodes on any machine alike.
