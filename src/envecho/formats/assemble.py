@@ -32,12 +32,14 @@ class ImportOptions:
 
     `rules` are the user's, tried before every pack; `user_turns` says whose words user turns after an answer are.
     `calls_as_text` writes calls into the answer's text and results into user turns, for models whose chat template
-    knows no tools; what was sampled is then no longer known to the character.
+    knows no tools; what was sampled is then no longer known to the character. `text_only` leaves exact token ids
+    behind, for a model of another tokenizer.
     """
 
     rules: tuple[Rule, ...] = ()
     user_turns: UserTurns = "auto"
     calls_as_text: bool = False
+    text_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ def assemble(turns: Sequence[Turn], origin: Origin, options: ImportOptions) -> T
             segments = split(turn.text, rules, body=_body(turn), tool=turn.name)
             has_rule = any(segment.source.role.value != "env_output" for segment in segments)
             matched, unmatched = matched + has_rule, unmatched + (not has_rule)
-        messages.append(_as_text(turn, segments) if options.calls_as_text else _message(turn, segments))
+        messages.append(message_as_text(turn, segments) if options.calls_as_text else _message(turn, segments))
     document = origin.document
     counts = {
         "num_parts_dropped": sum(turn.num_dropped_parts for turn in turns),
@@ -165,7 +167,7 @@ def _message(turn: Turn, segments: tuple[Segment, ...]) -> Message:
     )
 
 
-def _as_text(turn: Turn, segments: tuple[Segment, ...]) -> Message:
+def message_as_text(turn: Turn, segments: tuple[Segment, ...]) -> Message:
     """The message without calls and tool roles: `<tool_call>` blocks of JSON, as Hermes models write them."""
     blocks = [
         f'<tool_call>\n{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}\n</tool_call>'

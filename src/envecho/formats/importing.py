@@ -21,8 +21,11 @@ from envecho.formats import (
     inspect_logs,
     messages,
     mini_swe_agent,
+    openenv_records,
     openhands,
+    rfc010,
     swe_agent,
+    verifiers_traces,
 )
 from envecho.formats.assemble import ImportOptions
 from envecho.formats.reading import Document, InputFile, Problem, expand, read_documents
@@ -73,8 +76,10 @@ def _session(module: Any) -> Format:
 
 
 FORMATS: Final[dict[str, Format]] = {
+    verifiers_traces.NAME: _documents(verifiers_traces),
     mini_swe_agent.NAME: _documents(mini_swe_agent),
     atif.NAME: _documents(atif),
+    openenv_records.NAME: _documents(openenv_records),
     agent_world_model.NAME: _documents(agent_world_model),
     inspect_logs.NAME: _documents(inspect_logs),
     swe_agent.NAME: _documents(swe_agent),
@@ -231,6 +236,8 @@ def _continues(longer: Trajectory, shorter: Trajectory) -> bool:
     """Whether one row of a file repeats the one before and goes on: exports with a row per step."""
     if longer.task_id != shorter.task_id or len(longer.messages) <= len(shorter.messages):
         return False
+    if rfc010.KEY in shorter.metadata["import"]:  # such a file says itself what an episode is
+        return False
     pairs = zip(longer.messages, shorter.messages, strict=False)
     return all((a.role, a.content, a.tool_calls) == (b.role, b.content, b.tool_calls) for a, b in pairs)
 
@@ -251,15 +258,9 @@ class _Reader:
                 continue
             found = self._find(first.data)
             if found is not None and found.read_lines and found.recognises_line and isinstance(first.data, Mapping):
-                lines = [first]
-                for waiting in documents:
-                    if not found.recognises_line(waiting.data):
-                        break
-                    lines.append(waiting)
-                    waiting = None
-                yield from self._guarded(lines[0], None, found.read_lines(lines, self._options))
-                if waiting is None:
-                    waiting = next(documents, None)
+                session = _Session(first, documents, found.recognises_line)
+                yield from self._guarded(first, None, found.read_lines(session, self._options))
+                waiting = session.rest()
                 continue
             for row, number in _rows(first, found):
                 yield from self._document(row, number)
@@ -304,6 +305,30 @@ class _Reader:
             problems[-1] = replace(last, num_lines=last.num_lines + 1)
         else:
             problems.append(Problem(file=document.file, line=document.line, message=text))
+
+
+class _Session:
+    """The lines of one session, read as they are asked for; the line behind it is kept."""
+
+    def __init__(self, first: Document, documents: Iterator[Document], recognises_line: Recognise) -> None:
+        self._first, self._documents, self._recognises_line = first, documents, recognises_line
+        self._behind: Document | None = None
+
+    def __iter__(self) -> Iterator[Document]:
+        yield self._first
+        for document in self._documents:
+            if not self._recognises_line(document.data):
+                self._behind = document
+                return
+            yield document
+
+    def rest(self) -> Document | None:
+        """Return the first line that is not of the session; lines that a failed reader left are passed over."""
+        while self._behind is None:
+            document = next(self._documents, None)
+            if document is None or not self._recognises_line(document.data):
+                return document
+        return self._behind
 
 
 def _rows(document: Document, found: Format | None) -> Iterator[tuple[Document, int | None]]:

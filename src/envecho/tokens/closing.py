@@ -17,7 +17,7 @@ def with_closed_turns(trajectory: Trajectory, tokenizer: ChatTokenizer) -> Traje
     reasoning or tool calls, or with text of others stay as they are. Log-probs stay unknown.
     """
     messages = tuple(_closed(message, tokenizer) for message in trajectory.messages)
-    return trajectory.with_messages(messages)
+    return trajectory if messages == trajectory.messages else trajectory.with_messages(messages)
 
 
 def _closed(message: Message, tokenizer: ChatTokenizer) -> Message:

@@ -20,11 +20,9 @@ from numpy.typing import NDArray
 from envecho.errors import TemplateError
 from envecho.tokens.chat import ChatTokenizer
 from envecho.tokens.marks import own_strings
+from envecho.tokens.precedence import SOURCE_RANK
 from envecho.tokens.spans import Body, Rendering
-from envecho.trajectory import SOURCES, Message, SampledTokens, Source, source_precedence
-
-_BY_PRECEDENCE = sorted(SOURCES, key=source_precedence)
-_RANK = np.array([_BY_PRECEDENCE.index(source) for source in SOURCES], dtype=np.uint8)
+from envecho.trajectory import Message, SampledTokens, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +123,7 @@ def _owners(rendering: Rendering, ranges: NDArray[np.int64]) -> tuple[NDArray[np
         edges[part.start] += 1
         edges[part.end] += 1
     span_of_character = np.cumsum(edges[:-1])
-    rank = _RANK[rendering.sources]
+    rank = SOURCE_RANK[rendering.sources]
     winner = first.copy()
     for token in np.flatnonzero(span_of_character[first] != span_of_character[last - 1]):
         winner[token] = first[token] + int(np.argmin(rank[first[token] : last[token]]))

@@ -6,6 +6,7 @@ Not here: how (`marks`, `spans`, `render`, `branches`, `windows`), and what the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from envecho.errors import DataError
 from envecho.tokens.branches import Branch, render_open, split_branches
 from envecho.tokens.chat import ChatTokenizer
-from envecho.tokens.render import encode_rendering
+from envecho.tokens.exact import exact_arrays
+from envecho.tokens.render import TokenArrays, encode_rendering
 from envecho.tokens.tokenized import TokenizedTrajectory
 from envecho.tokens.windows import split_windows
 from envecho.trajectory import Message, Trajectory
@@ -26,20 +28,28 @@ def tokenize_trajectory(
     """Turn an episode into sequences of ids with one source per token: its branches, each in its windows.
 
     Over all sequences every observation and every action is owned exactly once (`owned_mask`). Sampled turns keep their
-    ids and log-probs.
+    ids and log-probs. Of a token-exact trajectory (`Trajectory.branches`) the ids are kept as they are.
 
     Args:
         max_tokens: the model's context; longer sequences become overlapping windows. None: no limit.
 
     Raises:
         TemplateError: the chat template's text cannot be followed character by character; it names the message.
-        DataError: the sampled turns state more than one temperature.
+        DataError: the sampled turns state more than one temperature, or exact ids are of another tokenizer.
     """
     temperature = _temperature(trajectory)
-    branches = split_branches(trajectory.messages, tokenizer, tools=trajectory.tools)
-    sequences = [
-        _tokenize_branch(trajectory, branch, number, tokenizer, temperature) for number, branch in enumerate(branches)
-    ]
+    if trajectory.branches:
+        pairs = zip(exact_arrays(trajectory, tokenizer), trajectory.branches, strict=True)
+        sequences = [
+            _sequence(trajectory, arrays, number, temperature, owned_from=branch.owned_from)
+            for number, (arrays, branch) in enumerate(pairs)
+        ]
+    else:
+        branches = split_branches(trajectory.messages, tokenizer, tools=trajectory.tools)
+        sequences = [
+            _tokenize_branch(trajectory, branch, number, tokenizer, temperature)
+            for number, branch in enumerate(branches)
+        ]
     return [window for sequence in sequences for window in split_windows(sequence, max_tokens)]
 
 
@@ -63,6 +73,14 @@ def _tokenize_branch(
 ) -> TokenizedTrajectory:
     arrays = encode_rendering(branch.rendering, trajectory.messages, tokenizer, kept_turns=branch.kept_turns)
     new = np.flatnonzero(arrays.turns >= branch.first) if branch.first else np.zeros(1, dtype=np.int64)
+    owned_from = int(new[0]) if len(new) else len(arrays.token_ids)
+    sequence = _sequence(trajectory, arrays, number, temperature, owned_from=owned_from)
+    return replace(sequence, context_truncated=branch.context_differs)
+
+
+def _sequence(
+    trajectory: Trajectory, arrays: TokenArrays, number: int, temperature: float | None, *, owned_from: int
+) -> TokenizedTrajectory:
     return TokenizedTrajectory(
         trajectory_id=trajectory.id,
         task_id=trajectory.task_id,
@@ -70,8 +88,8 @@ def _tokenize_branch(
         reward=trajectory.reward,
         branch=number,
         window=0,
-        owned_from=int(new[0]) if len(new) else len(arrays.token_ids),
-        context_truncated=branch.context_differs,
+        owned_from=owned_from,
+        context_truncated=False,
         token_ids=arrays.token_ids,
         sources=arrays.sources,
         turns=arrays.turns,

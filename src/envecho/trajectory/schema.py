@@ -191,9 +191,7 @@ def _encode_message(message: Message) -> dict[str, Any]:
 def _encode_branch(branch: ExactBranch) -> dict[str, Any]:
     return {
         "token_ids": np.array(branch.token_ids, dtype=np.int32),
-        "spans": [
-            {"end": s.end, "kind": s.kind.value, "turn": s.turn, "num_turns": s.num_turns} for s in branch.spans
-        ],
+        "spans": [{"end": s.end, "kind": s.kind.value, "turn": s.turn, "num_turns": s.num_turns} for s in branch.spans],
         "owned_from": branch.owned_from,
     }
 
