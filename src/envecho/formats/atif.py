@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from envecho.errors import DataError
+from envecho.formats import atif_export
 from envecho.formats.assemble import ImportOptions, Origin, assemble
 from envecho.formats.reading import Document
 from envecho.formats.rules import PACKS, split
@@ -35,6 +36,9 @@ def read(document: Document, options: ImportOptions, *, number: int | None = Non
     Raises:
         DataError: a step has an unknown source, or content that is no text.
     """
+    if atif_export.recognises(document.data):
+        yield from atif_export.read(document, options, number=number)
+        return
     yield from _read(document, document.data, options, number)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from envecho.errors import DataError
+from envecho.formats import chat_export
 from envecho.formats.assemble import ImportOptions, Origin, assemble
 from envecho.formats.reading import Document
 from envecho.formats.turns import turns_of
@@ -43,6 +44,9 @@ def read(document: Document, options: ImportOptions, *, number: int | None = Non
         DataError: the messages cannot be read; the error names the turn.
     """
     data = document.data
+    if chat_export.recognises(data):
+        yield from chat_export.read(document, options, number=number)
+        return
     if isinstance(data, Mapping) and isinstance(data.get("interactions"), list):
         yield from _cassette(document, data["interactions"], options)
         return
