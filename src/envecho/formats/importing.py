@@ -16,8 +16,10 @@ from envecho.errors import ConfigError, DataError, did_you_mean
 from envecho.formats import (
     agent_world_model,
     atif,
+    calls,
     claude_code,
     codex,
+    harbor_results,
     inspect_logs,
     messages,
     mini_swe_agent,
@@ -28,7 +30,7 @@ from envecho.formats import (
     verifiers_traces,
 )
 from envecho.formats.assemble import ImportOptions
-from envecho.formats.reading import Document, InputFile, Problem, expand, read_documents
+from envecho.formats.reading import Document, InputFile, Problem, Refused, expand, read_documents
 from envecho.trajectory import Role, Trajectory
 
 _MOST_LINES = 50_000
@@ -59,7 +61,7 @@ class Format:
     recognises: Recognise
     read: ReadDocument | None = None
     recognises_line: Recognise | None = None
-    read_lines: Callable[[Iterable[Document], ImportOptions], Iterator[Trajectory]] | None = None
+    read_lines: Callable[[Iterable[Document], ImportOptions], Iterator[Trajectory | Refused]] | None = None
 
 
 def _documents(module: Any) -> Format:
@@ -77,6 +79,8 @@ def _session(module: Any) -> Format:
 
 FORMATS: Final[dict[str, Format]] = {
     verifiers_traces.NAME: _documents(verifiers_traces),
+    harbor_results.NAME: _documents(harbor_results),
+    calls.NAME: _session(calls),
     mini_swe_agent.NAME: _documents(mini_swe_agent),
     atif.NAME: _documents(atif),
     openenv_records.NAME: _documents(openenv_records),
@@ -234,7 +238,7 @@ def chosen_formats(format: str | None) -> dict[str, Format]:
 
 def _continues(longer: Trajectory, shorter: Trajectory) -> bool:
     """Whether one row of a file repeats the one before and goes on: exports with a row per step."""
-    if longer.task_id != shorter.task_id or len(longer.messages) <= len(shorter.messages):
+    if longer.task_id != shorter.task_id or len(longer.messages) <= len(shorter.messages) or shorter.branches:
         return False
     if rfc010.KEY in shorter.metadata["import"]:  # such a file says itself what an episode is
         return False
@@ -281,12 +285,17 @@ class _Reader:
         )
         self._problem(document, number, f"expected {expected}; found {_looks_like(document.data)}")
 
-    def _guarded(self, document: Document, number: int | None, found: Iterator[Trajectory]) -> Iterator[Trajectory]:
+    def _guarded(
+        self, document: Document, number: int | None, found: Iterator[Trajectory | Refused] | Iterator[Trajectory]
+    ) -> Iterator[Trajectory]:
         num_found = 0
         try:
             for trajectory in found:
                 num_found += 1
-                yield trajectory
+                if isinstance(trajectory, Refused):
+                    self._problem(trajectory.document, None, str(trajectory.error))
+                else:
+                    yield trajectory
         except DataError as error:
             self._problem(document, number, str(error))
         except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:

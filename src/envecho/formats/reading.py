@@ -41,6 +41,14 @@ class Document:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refused:
+    """An episode that could not be read, among others of its file that can: a reader of sessions yields it."""
+
+    document: Document
+    error: DataError
+
+
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """Something that could not be imported: where, what was expected, and what was found; of how many lines."""
 

@@ -21,7 +21,7 @@ from envecho.formats.token_fields import is_number, known_logprobs
 from envecho.formats.turns import Turn, turns_of
 from envecho.trajectory import ExactBranch, SampledTokens, SpanKind, StopReason, TokenSpan, Trajectory
 
-NAME = "verifiers"
+NAME = "verifiers-v1"
 LOGPROB_DECIMALS = 4
 """Files hold log-probs rounded to this many decimals since verifiers 0.4.0."""
 
