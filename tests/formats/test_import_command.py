@@ -44,6 +44,19 @@ def test_a_folder_becomes_one_file_and_the_rest_is_named(tmp_path: Path, capsys:
     assert "pass --overwrite" in capsys.readouterr().err
 
 
+def test_shards_are_replaced_only_on_demand_and_not_by_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Catches old shards among the new ones, and a store that is gone because nothing was found."""
+    out = tmp_path / "store"
+    assert run(traces(tmp_path), "--out", out, "--workers", 2) == 0
+    assert run(tmp_path / "traces", "--out", out) == 1
+    assert "pass --overwrite" in capsys.readouterr().err
+    assert run(tmp_path / "traces" / "broken.json", "--out", out, "--overwrite") == 1
+    assert len(list(read_trajectories(out))) == 4
+    (out / "part-00001.parquet").write_bytes((out / "part-00000.parquet").read_bytes())
+    assert run(tmp_path / "traces" / "mini.json", "--out", out, "--overwrite") == 0
+    assert [t.id for t in read_trajectories(out)] == ["mini.json"]
+
+
 def test_json_holds_the_whole_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Catches a report that only a person can read."""
     assert run(traces(tmp_path), "--out", tmp_path / "out.parquet", "--json") == 0

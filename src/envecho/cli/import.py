@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,15 @@ _SHOWN_PROBLEMS = 20
     "--calls-as-text", is_flag=True,
     help="Write tool calls into the answers' text, for models whose chat template knows no tools.",
 )  # fmt: skip
+@click.option(
+    "--workers", "num_workers", type=click.IntRange(min=1),
+    help="Processes; without it one per core for many files, one for few. The result is the same.",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def command(
-    paths: tuple[str, ...], out: Path, format_name: str | None, rules: Path | None, overwrite: bool, as_json: bool,
-    **options: Any,
+    paths: tuple[str, ...], out: Path, format_name: str | None, rules: Path | None, num_workers: int | None,
+    overwrite: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Read traces that others wrote; files, folders, globs and archives alike.
 
@@ -40,14 +46,22 @@ def command(
     envecho import "runs/*.traj" data.jsonl.gz --out traces.parquet --rules my-rules.toml
     """
     from envecho.errors import ConfigError, DataError
-    from envecho.formats import ImportOptions, ImportReport, import_traces, load_rules
-    from envecho.trajectory.store import write_trajectories
+    from envecho.formats import ImportOptions, ImportReport, import_batches, load_rules
+    from envecho.trajectory.store import TrajectoryWriter
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; pass --overwrite to replace it, or another --out")
     how = ImportOptions(rules=load_rules(rules) if rules else (), **options)
     report = ImportReport()
-    write_trajectories(out, import_traces(paths, report, format=format_name, options=how))
+    found = import_batches(
+        paths, report, format=format_name, options=how, num_workers=num_workers, spool=out.absolute().parent
+    )
+    with contextlib.closing(found):
+        first = next(found, None)
+        if first is not None:  # else no empty file takes the place of another
+            with TrajectoryWriter(out, overwrite=overwrite) as writer:
+                for rows in itertools.chain([first], found):
+                    writer.write_batch(rows)
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:
@@ -57,7 +71,6 @@ def command(
     if len(report.problems) > _SHOWN_PROBLEMS:
         click.echo(f"not imported: {len(report.problems) - _SHOWN_PROBLEMS} more; --json lists all", err=True)
     if not report.num_trajectories:
-        out.unlink(missing_ok=True)
         raise DataError("no trajectory was found; the reasons stand above")
 
 

@@ -2,7 +2,17 @@
 
 from envecho.formats.assemble import ImportOptions
 from envecho.formats.importing import FORMATS, ImportReport, import_traces
+from envecho.formats.parallel import import_batches
 from envecho.formats.reading import Problem
 from envecho.formats.rules import PACKS, load_rules
 
-__all__ = ["FORMATS", "PACKS", "ImportOptions", "ImportReport", "Problem", "import_traces", "load_rules"]
+__all__ = [
+    "FORMATS",
+    "PACKS",
+    "ImportOptions",
+    "ImportReport",
+    "Problem",
+    "import_batches",
+    "import_traces",
+    "load_rules",
+]

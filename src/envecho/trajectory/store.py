@@ -38,7 +38,8 @@ class TrajectoryWriter:
 
     A path that ends in `.parquet` is a file; any other is a folder, which must hold no Parquet file yet. When the block
     ends by an exception, the shards that were complete stay and the unfinished one is removed; after a kill it lies
-    beside them under a name that ends in `.tmp`, which no reader takes.
+    beside them under a name that ends in `.tmp`, which no reader takes. A single file is replaced when the new one is
+    whole; `overwrite` removes the shards of an earlier writer before the first is written.
 
     Example:
         with TrajectoryWriter("episodes", rows_per_shard=1000) as writer:
@@ -49,8 +50,9 @@ class TrajectoryWriter:
         DataError: the folder holds Parquet files already, or a trajectory that cannot be stored.
     """
 
-    def __init__(self, path: str | Path, rows_per_shard: int | None = None) -> None:
+    def __init__(self, path: str | Path, rows_per_shard: int | None = None, *, overwrite: bool = False) -> None:
         self._path = Path(path)
+        self._overwrite = overwrite
         self._sharded = self._path.suffix != ".parquet"
         if rows_per_shard is not None and (not self._sharded or rows_per_shard < 1):
             raise ConfigError(
@@ -65,8 +67,11 @@ class TrajectoryWriter:
     def __enter__(self) -> Self:
         if self._sharded:
             self._path.mkdir(parents=True, exist_ok=True)
-            if any(self._path.glob("*.parquet")):
+            old = list(self._path.glob("part-*.parquet")) if self._overwrite else []
+            if set(self._path.glob("*.parquet")) - set(old):
                 raise DataError("holds Parquet files already; write to a new folder or remove them", file=self._path)
+            for shard in old:
+                shard.unlink()
         else:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         self._shard = self._open()
