@@ -48,7 +48,7 @@ def test_every_format_is_recognised_by_its_content_and_loses_no_character(tmp_pa
     found, report = load(tmp_path, data, lines=lines)
     assert found
     assert report.problems == []
-    expected = {"mini-1.1": "mini-swe-agent", "mini": "mini-swe-agent", "codex-stream": "codex"}
+    expected = {"mini-1.1": "mini-swe-agent", "mini": "mini-swe-agent", "codex-stream": "codex", "verifiers": "messages"}
     wanted = expected.get(name, name.partition("-0")[0].partition("-1")[0])
     assert {facts(t)["format"] for t in found} == {wanted if wanted in FORMATS else "messages"}
     assert report.num_trajectories == len(found)
@@ -68,7 +68,7 @@ def test_mini_version_1_cuts_by_its_template_and_drops_the_patch(tmp_path: Path)
     assert found[3] == [
         ("status", "<returncode>0</returncode>\n"),
         ("wrapper", "<output>\n"),
-        ("tool_result", "a.py\n"),
+        ("stdout", "a.py\n"),
         ("wrapper", "</output>"),
     ]
     assert found[5] == [("status", "<returncode>1</returncode>\n"), ("wrapper", "<output>\n"), ("wrapper", "</output>")]
@@ -143,7 +143,7 @@ def test_atif_copied_steps_are_context_and_a_screen_is_cut(tmp_path: Path):
     trajectory = one(tmp_path, samples.ATIF)
     found = words(trajectory)
     assert found[1:3] == [[("task", "old answer")], [("task", "old output")]]
-    assert found[4][0] == ("format_warning", "Previous response had parsing errors:\nERROR: x\n\n")
+    assert found[4] == [("format_warning", "Previous response had parsing errors:\nERROR: x\n\nPlease fix.")]
     assert found[6] == [
         ("status", "New Terminal Output:\n\n"),
         ("command_echo", "root@x:/app# ls\n"),
