@@ -48,7 +48,12 @@ def test_every_format_is_recognised_by_its_content_and_loses_no_character(tmp_pa
     found, report = load(tmp_path, data, lines=lines)
     assert found
     assert report.problems == []
-    expected = {"mini-1.1": "mini-swe-agent", "mini": "mini-swe-agent", "codex-stream": "codex", "verifiers": "messages"}
+    expected = {
+        "mini-1.1": "mini-swe-agent",
+        "mini": "mini-swe-agent",
+        "codex-stream": "codex",
+        "verifiers": "messages",
+    }
     wanted = expected.get(name, name.partition("-0")[0].partition("-1")[0])
     assert {facts(t)["format"] for t in found} == {wanted if wanted in FORMATS else "messages"}
     assert report.num_trajectories == len(found)
@@ -312,7 +317,8 @@ def test_a_users_rules_come_first_and_repeated_lines_ask_for_one(tmp_path: Path)
         ("[[rules]]\npattern = '('\nsource = 'status'\n", "rule 1: the pattern does not compile"),
         ("[[rules]]\npattern = 'x'\nsource = 'statsu'\n", "unknown source 'statsu'.*Did you mean 'status'"),
         ("[[rules]]\npattern = 'x'\n", "rule 1 needs pattern and source"),
-        ("[[rule]]\n", r"has no \[\[rules\]\]"),
+        ("[[rule]]\n", "Did you mean 'rules'"),
+        ("", r"has no \[\[rules\]\]"),
         ("[[rules", "expected TOML"),
     ],
 )

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from envecho.errors import DataError
 from envecho.formats.reading import Document
+from envecho.formats.redaction import Redactor
 from envecho.formats.rules import PACKS, Rule, pack_of, split
 from envecho.formats.turns import Turn
 from envecho.trajectory import Message, Segment, Source, Trajectory
@@ -33,13 +34,14 @@ class ImportOptions:
     `rules` are the user's, tried before every pack; `user_turns` says whose words user turns after an answer are.
     `calls_as_text` writes calls into the answer's text and results into user turns, for models whose chat template
     knows no tools; what was sampled is then no longer known to the character. `text_only` leaves exact token ids
-    behind, for a model of another tokenizer.
+    behind, for a model of another tokenizer. `redactor` takes secrets out; None leaves them in.
     """
 
     rules: tuple[Rule, ...] = ()
     user_turns: UserTurns = "auto"
     calls_as_text: bool = False
     text_only: bool = False
+    redactor: Redactor | None = field(default_factory=Redactor)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,10 +27,12 @@ from envecho.formats import (
     openhands,
     rfc010,
     swe_agent,
+    training_traces,
     verifiers_traces,
 )
 from envecho.formats.assemble import ImportOptions
 from envecho.formats.reading import Document, InputFile, Problem, Refused, expand, read_documents
+from envecho.formats.redaction import redacted
 from envecho.trajectory import Role, Trajectory
 
 _MOST_LINES = 50_000
@@ -84,6 +86,7 @@ FORMATS: Final[dict[str, Format]] = {
     mini_swe_agent.NAME: _documents(mini_swe_agent),
     atif.NAME: _documents(atif),
     openenv_records.NAME: _documents(openenv_records),
+    training_traces.NAME: _documents(training_traces),
     agent_world_model.NAME: _documents(agent_world_model),
     inspect_logs.NAME: _documents(inspect_logs),
     swe_agent.NAME: _documents(swe_agent),
@@ -100,6 +103,7 @@ class ImportReport:
     """What an import found; `repeated_lines` are the commonest lines of observations that no rule cut.
 
     `num_growing_rows` counts rows that the next row of their file repeats and continues; the longest is kept.
+    `redacted` are secrets by kind; `num_redacted_in_ids` of them still stand in trajectories with exact ids.
     """
 
     num_files: int = 0
@@ -110,6 +114,10 @@ class ImportReport:
     num_turns_of_a_person: int = 0
     num_parts_dropped: int = 0
     num_growing_rows: int = 0
+    num_trajectories_redacted: int = 0
+    num_trajectories_not_searched: int = 0
+    num_redacted_in_ids: int = 0
+    redacted: Counter[str] = field(default_factory=Counter[str])
     formats: Counter[str] = field(default_factory=Counter[str])
     characters: Counter[str] = field(default_factory=Counter[str])
     problems: list[Problem] = field(default_factory=list[Problem])
@@ -124,6 +132,7 @@ class ImportReport:
         counts = {name: value for name, value in vars(self).items() if isinstance(value, int)}
         return counts | {
             "formats": dict(self.formats),
+            "redacted": dict(self.redacted),
             "characters": dict(self.characters),
             "repeated_lines": [list(pair) for pair in self.repeated_lines()],
             "problems": [vars(problem) for problem in self.problems],
@@ -138,6 +147,7 @@ class ImportReport:
         self.num_turns_of_a_person += facts["num_turns_of_a_person"]
         self.num_parts_dropped += facts["num_parts_dropped"]
         self.num_observations_without_rule += facts["num_observations_without_rule"]
+        self._add_redacted(facts)
         for message in trajectory.messages:
             bodies = [segment for segment in message.segments if segment.source.role is Role.ENV_OUTPUT]
             self.num_observations += any(bodies)
@@ -147,6 +157,12 @@ class ImportReport:
                 found = [line for segment in bodies for line in segment.text.splitlines() if 8 <= len(line) <= 200]
                 self.lines.update(dict.fromkeys(found, 1))  # in order, so that ties fall alike in every process
         self._forget_rare_lines()
+
+    def _add_redacted(self, facts: Mapping[str, Any]) -> None:
+        self.redacted.update(facts.get("redacted", {}))
+        self.num_trajectories_redacted += bool(facts.get("redacted"))
+        self.num_trajectories_not_searched += "redacted" not in facts
+        self.num_redacted_in_ids += facts.get("num_redacted_in_ids", 0)
 
     def merge(self, later: ImportReport) -> None:
         """Add what was found in the files behind those of this report; one report per file, merged in order, is exact.
@@ -217,10 +233,10 @@ def read_file(
         if held is not None and _continues(trajectory, held):
             report.num_growing_rows += 1
         elif held is not None:
-            yield held
+            yield redacted(held, options.redactor)
         held = trajectory
     if held is not None:
-        yield held
+        yield redacted(held, options.redactor)
 
 
 def chosen_formats(format: str | None) -> dict[str, Format]:
