@@ -63,16 +63,20 @@ def read(document: Document, options: ImportOptions, *, number: int | None = Non
     """
     data: Mapping[str, Any] = document.data
     if recognises_line(data):
-        yield _episode(document, [data], _shared(data), options, number)
-        return
-    if isinstance(data.get("trajectories"), list):
-        for place, inner in enumerate(data["trajectories"]):
-            if isinstance(inner, Mapping) and _are_calls(inner.get("steps")):
-                rows = [{"episode": f"{data.get('id')}/{place}", **_shared(data), **_shared(inner)}]
-                yield _episode(document, [*inner["steps"]], rows[0], options, (number or 0) * 1000 + place)
-        return
-    rows = [_of_transition(row) for row in data["transitions"]] if "transitions" in data else data["calls"]
-    yield _episode(document, rows, _shared(data), options, number)
+        several = [(list_of_one, _shared(list_of_one[0])) for list_of_one in ([row] for row in _unbatched(data))]
+    elif isinstance(data.get("trajectories"), list):
+        several = [
+            (inner["steps"], {**_shared(data), **_shared(inner)})
+            for inner in data["trajectories"]
+            if isinstance(inner, Mapping) and _are_calls(inner.get("steps"))
+        ]
+    elif _are_calls(data.get("transitions")):
+        several = [([_of_transition(row) for row in data["transitions"]], _shared(data))]
+    else:
+        several = [(data["calls"], _shared(data))]
+    for place, (rows, facts) in enumerate(several):
+        where = number if len(several) == 1 else (number or 0) * 1000 + place
+        yield _episode(document, rows, facts, options, where)
 
 
 def read_lines(documents: Iterable[Document], options: ImportOptions) -> Iterator[Trajectory | Refused]:
@@ -82,6 +86,9 @@ def read_lines(documents: Iterable[Document], options: ImportOptions) -> Iterato
     """
     opened: dict[str, list[Document]] = {}
     for document in documents:
+        if not recognises_line(document.data):
+            yield from read(document, options)
+            continue
         for row in _unbatched(document.data):
             line = replace(document, data=row)
             episode = token_fields.field(row, _EPISODE)

@@ -46,9 +46,10 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class _Cut:
-    """The end of a completion in a branch: where a later prompt may go on. `turns` are the messages shown up to it."""
+    """The end of a prompt or a completion in a branch, where a later prompt may go on; `turns` are shown up to it."""
 
     length: int
+    is_answer: bool
     turns: tuple[int, ...]
     spans: tuple[TokenSpan, ...]
 
@@ -92,18 +93,22 @@ class Calls:
         if min((*call.prompt_ids, *call.completion_ids)) < 0:
             raise DataError("expected token ids from 0 on, found one below", turn=number)
         found = self._extended(call.prompt_ids)
-        if found is None:
-            self._rewritten(call, number)
+        chain, cut = found or (None, None)
+        if chain is None or cut is None or (not cut.is_answer and cut.length < len(call.prompt_ids)):
+            self._rewritten(call, number, chain, cut)
             return
-        chain, cut = found
         whole = (*call.prompt_ids, *call.completion_ids)
         if any(other.token_ids[: len(whole)] == whole for other in self.chains):
             self.num_repeated += 1
             return
-        if cut is not chain.end:
-            chain = _Chain(token_ids=chain.token_ids[: cut.length], owned_from=cut.length, cuts=[cut])
-            self.chains.append(chain)
-        self._continue(chain, call, self._new_turns(call, cut))
+        self._continue(chain if cut is chain.end else self._fork(chain, cut), call, self._new_turns(call, cut))
+
+    def _fork(self, chain: _Chain | None, cut: _Cut | None) -> _Chain:
+        """A branch that shares another's ids up to a place; from nothing, where it shares none."""
+        cut = cut or _Cut(length=0, is_answer=False, turns=(), spans=())
+        token_ids = chain.token_ids[: cut.length] if chain else ()
+        self.chains.append(_Chain(token_ids=token_ids, owned_from=cut.length, cuts=[cut]))
+        return self.chains[-1]
 
     def _extended(self, prompt_ids: tuple[int, ...]) -> tuple[_Chain, _Cut] | None:
         """The branch and the place in it up to which this prompt repeats it, the longest there is."""
@@ -113,29 +118,27 @@ class Calls:
             found += [(chain, cut) for cut in chain.cuts if 0 < cut.length <= same]
         return max(found, key=lambda pair: (pair[1].length, pair[1] is pair[0].end), default=None)
 
-    def _rewritten(self, call: Call, number: int) -> None:
-        """Begin a branch: the first of all, or one whose history was written anew."""
+    def _rewritten(self, call: Call, number: int, chain: _Chain | None, cut: _Cut | None) -> None:
+        """Begin a branch: the first of all, or one whose history was written anew, wholly or behind a prompt."""
         is_first = not self.chains
         if not is_first:
-            same = max(_common(chain.token_ids, call.prompt_ids) for chain in self.chains)
+            same = max(_common(other.token_ids, call.prompt_ids) for other in self.chains)
             self.breaks.append({"call": number, "first_difference": same})
-        chain = _Chain(token_ids=(), owned_from=0, cuts=[_Cut(length=0, turns=(), spans=())])
-        self.chains.append(chain)
+        branch = self._fork(chain, cut)
         request = call.request
         if call.new is not None:
-            self._continue(chain, call, list(call.new))
+            self._continue(branch, call, list(call.new))
         elif request is None:
-            self._continue(chain, call, [_unknown("user")] if is_first else [])
+            self._continue(branch, call, [_unknown("user")] if is_first else [])
         elif is_first:
-            self._continue(chain, call, list(request))
+            self._continue(branch, call, list(request))
         else:
             answers = [place for place, turn in enumerate(request) if turn.kind == "assistant"]
             behind = answers[-1] + 1 if answers else 0
             new = [turn for turn in request[behind:] if self._key(turn, len(answers)) not in self.seen]
-            copied = len(request) - len(new)
             if not answers:
                 self.context.update(range(len(self.turns), len(self.turns) + len(new)))
-            self._continue(chain, call, new, copied=copied)
+            self._continue(branch, call, new, copied=len(request) - len(branch.end.turns) - len(new))
 
     def _new_turns(self, call: Call, cut: _Cut) -> list[Turn]:
         """What the prompt shows beyond a place of a branch."""
@@ -145,7 +148,7 @@ class Calls:
         if call.request is None:
             return [_unknown("tool")] if len(call.prompt_ids) > cut.length else []
         request = list(call.request)
-        if len(request) >= len(shown) and (not shown or request[len(shown) - 1].kind == "assistant"):
+        if len(request) >= len(shown) and (not cut.is_answer or request[len(shown) - 1].kind == "assistant"):
             return request[len(shown) :]
         answers = [place for place, turn in enumerate(request) if turn.kind == "assistant"]
         return request[answers[-1] + 1 :] if answers else []
@@ -164,6 +167,8 @@ class Calls:
             kind = SpanKind.MIXED if new else SpanKind.SCAFFOLD
             turn = first if new else -1
             spans.append(TokenSpan(end=len(call.prompt_ids), kind=kind, turn=turn, num_turns=len(new)))
+        turns = (*cut.turns, *([-1] * copied), *range(first, first + len(new)))
+        chain.cuts.append(_Cut(length=len(call.prompt_ids), is_answer=False, turns=turns, spans=tuple(spans)))
         answer = len(self.turns)
         said = call.answer or _unknown("assistant")
         self.turns.append(said if call.is_policy else replace(said, sampled=False))
@@ -174,8 +179,9 @@ class Calls:
         elif call.completion_ids:
             spans.append(TokenSpan(end=len(token_ids), kind=SpanKind.MIXED, turn=answer, num_turns=1))
         chain.token_ids = token_ids
-        turns = (*cut.turns, *([-1] * copied), *range(first, answer + 1))
-        chain.cuts.append(_Cut(length=len(token_ids), turns=turns, spans=tuple(spans)))
+        if call.completion_ids:
+            shown = (*turns, answer)
+            chain.cuts.append(_Cut(length=len(token_ids), is_answer=True, turns=shown, spans=tuple(spans)))
 
     def _tokens(self, call: Call) -> SampledTokens:
         logprobs = known_logprobs(call.logprobs, len(call.completion_ids))

@@ -21,6 +21,7 @@ from envecho.tokens.precedence import CODE_OF_RANK, SOURCE_RANK
 from envecho.tokens.render import TokenArrays, encode_rendering
 from envecho.tokens.spans import render_spans
 from envecho.trajectory import ExactBranch, Message, Segment, Source, SpanKind, Trajectory, source_precedence
+from envecho.trajectory.redacted import sampled_source
 
 _PROBES = (
     Message(role="user", segments=(Segment(source=Source.TASK, text="."),)),
@@ -96,7 +97,7 @@ def _branch(trajectory: Trajectory, branch: ExactBranch, tokenizer: ChatTokenize
         messages = list(trajectory.messages[span.turn : span.turn + span.num_turns] if span.num_turns else ())
         if span.kind is SpanKind.SAMPLED:
             sampled = messages[0].sampled
-            sources[run] = Source.POLICY.code
+            sources[run] = sampled_source(messages[0]).code
             if sampled is not None and sampled.logprobs is not None:
                 logprobs[run] = sampled.logprobs
             if sampled is not None and sampled.entropies is not None:
@@ -218,7 +219,7 @@ def _by_rendering(
     of_bytes[place:end] = np.repeat(rendering.sources[start:], lengths)
     turns = np.maximum(np.repeat(rendering.turns[start:], lengths) - len(_PROBES), 0) + turn
     turn_of_bytes[place:end] = turns
-    turn_of_bytes[end:] = turns[-1]
+    turn_of_bytes[end:] = turn + len(messages)  # the generation prompt opens the answer's turn
     return True
 
 
