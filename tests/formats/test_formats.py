@@ -168,13 +168,13 @@ def test_chat_messages_pair_calls_with_results_and_know_a_person(tmp_path: Path)
     report.add(trajectory)
     assert report.num_turns_of_a_person == 1
     world = one(tmp_path, samples.MESSAGES, user_turns="world")
-    assert words(world)[4] == [("tool_result", "Thanks!")]
+    assert words(world)[4] == [("user_reply", "Thanks!")]
 
 
 def test_calls_become_text_for_templates_without_tools(tmp_path: Path):
     """Catches an action that is lost with its call, and one that passes for what was sampled."""
     trajectory = one(tmp_path, samples.ANTHROPIC, calls_as_text=True)
-    assert [message.role for message in trajectory.messages] == ["system", "user", "assistant", "user", "user"]
+    assert [message.role for message in trajectory.messages] == ["system", "user", "assistant", "user", "user", "user"]
     answer = trajectory.messages[2]
     assert answer.tool_calls == ()
     assert answer.content == (
@@ -200,10 +200,14 @@ def test_where_the_world_speaks_as_user_its_words_are_targets(tmp_path: Path):
 def test_blocks_of_one_turn_become_one_call_each_and_one_answer_each(tmp_path: Path):
     """Catches parallel calls that are merged, results in the wrong order, and a picture that vanishes uncounted."""
     trajectory = one(tmp_path, samples.ANTHROPIC)
-    assert [message.role for message in trajectory.messages] == ["system", "user", "assistant", "tool", "tool"]
+    assert [message.role for message in trajectory.messages] == ["system", "user", "assistant", "tool", "tool", "user"]
     assert trajectory.messages[2].reasoning == "look it up"
     assert [call.id for call in trajectory.messages[2].tool_calls] == ["t1", "t2"]
-    assert words(trajectory)[3:] == [[("tool_result", "Ann is 3")], [("tool_error", "no Bob")]]
+    assert words(trajectory)[3:] == [
+        [("tool_result", "Ann is 3")],
+        [("tool_error", "no Bob")],
+        [("scaffold", "[image]")],
+    ]
     assert facts(trajectory)["num_parts_dropped"] == 1
 
 

@@ -14,17 +14,29 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from envecho.errors import DataError
 from envecho.formats.reading import Document
 from envecho.formats.redaction import Redactor
 from envecho.formats.rules import PACKS, Rule, pack_of, split
-from envecho.formats.turns import Turn
-from envecho.trajectory import Message, Segment, Source, Trajectory
+from envecho.formats.turns import Turn, paired
+from envecho.trajectory import Message, Role, Segment, Source, Trajectory
 
 UserTurns = Literal["auto", "world", "person"]
 Provenance = Literal["proved", "assumed", "not_sampled"]
+
+
+class TextReader(Protocol):
+    """Reads the text of token ids; `envecho.tokens.id_text.IdReader` is one."""
+
+    def prompt(self, token_ids: Sequence[int]) -> list[tuple[Kind, str]] | None:
+        """Return (role, content) of each message of a prompt, None where it cannot be read."""
+        ...
+
+    def completion(self, token_ids: Sequence[int]) -> str:
+        """Return the text of sampled ids, without the token that ends the turn."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +88,13 @@ def assemble(turns: Sequence[Turn], origin: Origin, options: ImportOptions) -> T
     """
     if not turns:
         raise DataError("expected messages, found none")
+    turns = paired(turns)
     proved = origin.action_provenance != "not_sampled"
     sampled = (place for place, turn in enumerate(turns) if turn.kind == "assistant" and turn.sampled)
     first = next(sampled, len(turns))
     pack = origin.pack or next((found for turn in turns[first:] if (found := _sign(turn))), None)
     rules = options.rules + (PACKS[pack] if pack else ())
-    as_world = _user_is_world(turns[first:], origin, options, pack)
+    reply = _source_of_user_turns(turns[first:], origin, options, pack)
     matched = unmatched = persons = 0
     messages: list[Message] = []
     for place, turn in enumerate(turns):
@@ -93,13 +106,13 @@ def assemble(turns: Sequence[Turn], origin: Origin, options: ImportOptions) -> T
         elif turn.kind == "system" or place < first:
             source = Source.SYSTEM if turn.kind == "system" else Source.TASK
             segments = (Segment(source=source, text=turn.text),)
-        elif turn.kind == "user" and not as_world and pack_of(turn.text) is None:
-            persons += 1
-            segments = (Segment(source=Source.TASK, text=turn.text),)
         else:
-            segments = split(turn.text, rules, body=_body(turn), tool=turn.name)
-            has_rule = any(segment.source.role.value != "env_output" for segment in segments)
+            segments = _cut(turn, turns[place - 1], reply, rules)
+        persons += turn.kind == "user" and place > first and {s.source for s in segments} == {Source.TASK}
+        if turn.kind in ("user", "tool") and any(s.source.role is Role.ENV_OUTPUT for s in segments):
+            has_rule = any(s.source.role is not Role.ENV_OUTPUT for s in segments)
             matched, unmatched = matched + has_rule, unmatched + (not has_rule)
+        segments = _with_placeholders(segments, turn.placeholders)
         messages.append(message_as_text(turn, segments) if options.calls_as_text else _message(turn, segments))
     document = origin.document
     counts = {
@@ -145,17 +158,51 @@ def _sign(turn: Turn) -> str | None:
     return pack_of(turn.text) if turn.kind in ("user", "tool") else None
 
 
-def _user_is_world(turns: Sequence[Turn], origin: Origin, options: ImportOptions, pack: str | None) -> bool:
-    """Whether the world speaks as user: the option decides, then the format, then a harness's marks without tools."""
-    if options.user_turns != "auto":
-        return options.user_turns == "world"
-    return origin.world_speaks_as_user or (pack is not None and not any(turn.kind == "tool" for turn in turns))
+def _source_of_user_turns(
+    turns: Sequence[Turn], origin: Origin, options: ImportOptions, pack: str | None
+) -> Source | None:
+    """Whose words user turns after an answer are: the world's, a person's reply as a target, or (None) a person's.
+
+    The option decides, then the format, then a harness's marks where there are no tools. A reply that is a target only
+    because the option says so, beside tools, is `user_reply`.
+    """
+    speaks = origin.world_speaks_as_user or (pack is not None and not any(turn.kind == "tool" for turn in turns))
+    if options.user_turns == "world":
+        has_tools = any(turn.kind == "tool" for turn in turns)
+        return Source.USER_REPLY if has_tools and not speaks else Source.TOOL_RESULT
+    return Source.TOOL_RESULT if speaks and options.user_turns == "auto" else None
 
 
-def _body(turn: Turn) -> Source:
+def _cut(turn: Turn, before: Turn, reply: Source | None, rules: Sequence[Rule]) -> tuple[Segment, ...]:
+    """The segments of a tool or user turn after the first answer."""
+    body = Source.TOOL_ERROR if turn.is_error and turn.kind == "tool" else Source.TOOL_RESULT
     if turn.kind == "user":
-        return Source.TOOL_RESULT
-    return Source.TOOL_ERROR if turn.is_error else Source.TOOL_RESULT
+        if before.kind == "tool" and turn.placeholders:  # it only brings pictures that the tool turn could not hold
+            return (Segment(source=Source.WRAPPER, text=turn.text),)
+        if reply is None and pack_of(turn.text) is None:
+            return (Segment(source=Source.TASK, text=turn.text),)
+        body = reply or Source.TOOL_RESULT
+    return split(turn.text, rules, body=body, tool=turn.name)
+
+
+def _with_placeholders(segments: tuple[Segment, ...], spans: Sequence[tuple[int, int]]) -> tuple[Segment, ...]:
+    """Cut `[image]` and the like out of the segments: they are context, and never a target."""
+    if not spans:
+        return segments
+    found: list[Segment] = []
+    start = 0
+    for segment in segments:
+        end, done = start + len(segment.text), start
+        for left, right in spans:
+            left, right = max(left, done), min(right, end)
+            if left >= right:
+                continue
+            found += [segment.model_copy(update={"text": segment.text[done - start : left - start]})] * (left > done)
+            found.append(Segment(source=Source.SCAFFOLD, text=segment.text[left - start : right - start]))
+            done = right
+        found += [segment.model_copy(update={"text": segment.text[done - start :]})] * (done < end or done == start)
+        start = end
+    return tuple(found)
 
 
 def _message(turn: Turn, segments: tuple[Segment, ...]) -> Message:

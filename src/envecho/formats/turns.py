@@ -19,19 +19,24 @@ Kind = Literal["system", "user", "assistant", "tool"]
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "ai", "gpt", "model", "function_call", "tool_call", "bot"), "assistant"),
+    **dict.fromkeys(("assistant", "ai", "gpt", "model", "function_call", "tool_call", "bot", "chatgpt"), "assistant"),
     **dict.fromkeys(("tool", "function", "observation", "function_response", "tool_response", "environment"), "tool"),
+    **dict.fromkeys(("tool_result", "tool_results", "ipython"), "tool"),
 }
-_TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "summary_text")
+_TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text")
+_HIDDEN_PARTS = ("redacted_thinking",)
+_CALL_ITEMS = ("function_call", "custom_tool_call")
+_RESULTS_OF_ITEMS = ("output", "outputs", "results", "result")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
     """One message: `text` is its content; `is_error` what the file says of a tool's result.
 
-    `is_lossy` says that a call's arguments were stored as an object, so that the sampled text is not known to the
-    character; `num_dropped_parts` counts images, audio and other parts without text. `sampled` is False for turns that
-    the file says no policy wrote.
+    `is_lossy` says that a call's arguments were stored as an object or that reasoning is hidden, so that the sampled
+    text is not known to the character; `num_dropped_parts` counts images, audio, hidden reasoning and other parts
+    without text. `placeholders` are the spans of `text` that stand for them (`[image]`). `sampled` is False for turns
+    that the file says no policy wrote, or nobody is to learn.
     """
 
     kind: Kind
@@ -43,8 +48,31 @@ class Turn:
     is_error: bool = False
     is_lossy: bool = False
     num_dropped_parts: int = 0
+    placeholders: tuple[tuple[int, int], ...] = ()
     sampled: bool = True
     raw: Mapping[str, Any] | None = None
+
+
+def paired(turns: Sequence[Turn]) -> list[Turn]:
+    """Give results the id and name of the call that they answer: by id, else in order of the calls.
+
+    Files lose ids (results of verifiers), repeat them over turns (demonstrations of SWE-agent) and answer out of order.
+    """
+    found: list[Turn] = []
+    open_calls: list[ToolCall] = []
+    for turn in turns:
+        if turn.kind == "assistant":
+            open_calls = (
+                [*open_calls, *turn.tool_calls] if found and found[-1].kind == "assistant" else list(turn.tool_calls)
+            )
+        elif turn.kind == "tool" and open_calls:
+            by_id = [call for call in open_calls if call.id is not None and call.id == turn.tool_call_id]
+            if by_id or turn.tool_call_id is None:
+                call = by_id[0] if by_id else open_calls[0]
+                open_calls.remove(call)
+                turn = replace(turn, tool_call_id=turn.tool_call_id or call.id, name=turn.name or call.name)
+        found.append(turn)
+    return found
 
 
 def turns_of(messages: Any) -> list[Turn]:
@@ -70,12 +98,11 @@ def turns_of(messages: Any) -> list[Turn]:
 def _append(turns: list[Turn], turn: Turn) -> None:
     """Responses items that belong to one answer (reasoning, text, calls) come one by one: join them."""
     last = turns[-1] if turns else None
-    items = ("reasoning", "function_call", "custom_tool_call", "local_shell_call")
-    kinds = [(t.raw or {}).get("type") for t in (last, turn) if t is not None]
+    kinds = [str((t.raw or {}).get("type")) for t in (last, turn) if t is not None]
     joins = (
         last is not None
         and (last.kind, turn.kind) == ("assistant", "assistant")
-        and (kinds[-1] in items or kinds[0] == "reasoning")
+        and (kinds[-1] == "reasoning" or kinds[-1].endswith("_call") or kinds[0] == "reasoning")
     )
     if not joins or last is None:
         turns.append(turn)
@@ -87,6 +114,7 @@ def _append(turns: list[Turn], turn: Turn) -> None:
         tool_calls=last.tool_calls + turn.tool_calls,
         is_lossy=last.is_lossy or turn.is_lossy,
         num_dropped_parts=last.num_dropped_parts + turn.num_dropped_parts,
+        placeholders=(*last.placeholders, *((a + len(last.text), b + len(last.text)) for a, b in turn.placeholders)),
         sampled=last.sampled and turn.sampled,
         raw=turn.raw,
     )
@@ -108,17 +136,17 @@ def _turns(message: Mapping[str, Any]) -> Iterator[Turn]:
     content = _first(message, ("content", "value", "text"))
     if content is None and kind == "system":
         content = message.get("system_prompt")
+    if content is None and isinstance(message.get("parts"), list):
+        content = message["parts"]
     if word in ("function_call", "tool_call"):
         yield _shared_call(content, message)
         return
     parts = _Parts.of(content)
     results = list(parts.results(message))
     calls, is_lossy = _calls(message)
-    if results and kind == "user" and not parts.text.strip():
-        results[-1] = replace(results[-1], num_dropped_parts=results[-1].num_dropped_parts + parts.num_dropped)
-        yield from results
-        return
     yield from results
+    if results and not parts.text.strip() and not (kind == "assistant" or calls):
+        return
     yield Turn(
         kind=kind,
         text=parts.text,
@@ -127,24 +155,39 @@ def _turns(message: Mapping[str, Any]) -> Iterator[Turn]:
         tool_call_id=_text_or_none(message.get("tool_call_id")),
         name=_text_or_none(message.get("name") or message.get("function")),
         is_error=bool(message.get("is_error") or message.get("error")),
-        is_lossy=is_lossy or bool(parts.calls),
+        is_lossy=is_lossy or bool(parts.calls) or parts.is_hidden,
         num_dropped_parts=parts.num_dropped,
+        placeholders=parts.placeholders,
+        sampled=kind != "assistant" or _is_sampled(message),
         raw=message,
     )
 
 
+def _is_sampled(message: Mapping[str, Any]) -> bool:
+    """Whether nothing in an answer says that no policy wrote it, or that it is not to be learnt."""
+    if any(message.get(name) is False for name in ("sampled", "mask", "loss", "train")):
+        return False
+    return all(message.get(name) != 0 or message.get(name) is None for name in ("weight", "loss_weight"))
+
+
 def _item(item: Mapping[str, Any], kind: str) -> Iterator[Turn]:
     """One item of the Responses API."""
-    if kind in ("function_call", "custom_tool_call", "local_shell_call"):
-        arguments = _first(item, ("arguments", "input", "action"))
-        call = ToolCall(
-            name=str(item.get("name") or kind), arguments=_json_text(arguments), id=_text_or_none(item.get("call_id"))
-        )
+    if kind.endswith("_call"):
+        arguments = _first(item, ("arguments", "input", "action", "code", "queries", "query"))
+        call_id = _text_or_none(item.get("call_id")) or _text_or_none(item.get("id"))
+        call = ToolCall(name=str(item.get("name") or kind), arguments=_json_text(arguments), id=call_id)
         yield Turn(kind="assistant", text="", tool_calls=(call,), is_lossy=not isinstance(arguments, str), raw=item)
+        result = _first(item, _RESULTS_OF_ITEMS) if kind not in _CALL_ITEMS else None
+        if result is not None:  # a tool of the provider: its result stands in the same item
+            text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+            yield Turn(kind="tool", text=text, tool_call_id=call_id, name=call.name, raw=item)
     elif kind.endswith("_output") or kind == "function_response":
         parts = _Parts.of(_first(item, ("output", "content")))
         call_id = _text_or_none(item.get("call_id"))
-        yield Turn(kind="tool", text=parts.text, tool_call_id=call_id, num_dropped_parts=parts.num_dropped, raw=item)
+        yield Turn(
+            kind="tool", text=parts.text, tool_call_id=call_id, num_dropped_parts=parts.num_dropped,
+            placeholders=parts.placeholders, raw=item,
+        )  # fmt: skip
     elif kind == "reasoning":
         parts = _Parts.of(item.get("content") or item.get("summary"))
         hidden = int(bool(item.get("encrypted_content")))
@@ -164,6 +207,8 @@ class _Parts:
     calls: tuple[ToolCall, ...] = ()
     blocks: tuple[Mapping[str, Any], ...] = ()
     num_dropped: int = 0
+    placeholders: tuple[tuple[int, int], ...] = ()
+    is_hidden: bool = False
 
     @classmethod
     def of(cls, content: Any) -> _Parts:
@@ -175,40 +220,10 @@ class _Parts:
             content = [content]
         if not isinstance(content, Sequence):
             raise DataError(f"expected text or a list of parts as content, found {type(content).__name__}")
-        texts: list[str] = []
-        reasoning: list[str] = []
-        calls: list[ToolCall] = []
-        results: list[Mapping[str, Any]] = []
-        dropped = 0
+        gathered = _Gathered()
         for part in content:
-            kind = part.get("type") if isinstance(part, Mapping) else None
-            if isinstance(part, str):
-                texts.append(part)
-            elif not isinstance(part, Mapping):
-                raise DataError(f"expected a part of a content, found {type(part).__name__}")
-            elif kind in _TEXT_PARTS or (kind is None and isinstance(part.get("text"), str)):
-                texts.append(str(part.get("text") or part.get("refusal") or ""))
-            elif kind in ("thinking", "reasoning"):
-                reasoning.append(str(part.get("thinking") or part.get("text") or part.get("reasoning") or ""))
-            elif kind == "tool_use":
-                calls.append(
-                    ToolCall(
-                        name=str(part.get("name")),
-                        arguments=_json_text(part.get("input")),
-                        id=_text_or_none(part.get("id")),
-                    )
-                )
-            elif kind == "tool_result":
-                results.append(part)
-            else:
-                dropped += 1
-        return cls(
-            text="".join(texts),
-            reasoning="".join(reasoning) or None,
-            calls=tuple(calls),
-            blocks=tuple(results),
-            num_dropped=dropped,
-        )
+            gathered.add(part)
+        return gathered.parts()
 
     def results(self, message: Mapping[str, Any]) -> Iterator[Turn]:
         for block in self.blocks:
@@ -219,8 +234,72 @@ class _Parts:
                 tool_call_id=_text_or_none(block.get("tool_use_id")),
                 is_error=bool(block.get("is_error")),
                 num_dropped_parts=parts.num_dropped,
+                placeholders=parts.placeholders,
                 raw=message,
             )
+
+
+class _Gathered:
+    """The parts of one content, gathered in order."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._reasoning: list[str] = []
+        self._calls: list[ToolCall] = []
+        self._results: list[Mapping[str, Any]] = []
+        self._places: list[tuple[int, int]] = []
+        self._num_dropped = 0
+        self._is_hidden = False
+
+    def add(self, part: Any) -> None:
+        """Take one part: text, thinking, a call, a result, or something without text."""
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if isinstance(part, str):
+            self._text += part
+        elif not isinstance(part, Mapping):
+            raise DataError(f"expected a part of a content, found {type(part).__name__}")
+        elif kind in _TEXT_PARTS or (kind is None and isinstance(part.get("text"), str)):
+            self._text += str(_first(part, ("text", "refusal", "value", "content")) or "")
+        elif kind in ("thinking", "reasoning"):
+            self._think(str(_first(part, ("thinking", "text", "reasoning", "value", "content")) or ""))
+        elif kind in _HIDDEN_PARTS:
+            self._think("")
+        elif kind in ("tool_use", "tool_call", "server_tool_use"):
+            self._call(part)
+        elif kind is not None and (kind == "tool_result" or kind.endswith("_tool_result")):
+            self._results.append(part)
+        else:
+            start = len(self._text)
+            self._text += f"[{str(kind or 'part').removeprefix('input_').removesuffix('_url')}]"
+            self._places.append((start, len(self._text)))
+            self._num_dropped += 1
+
+    def _think(self, text: str) -> None:
+        """Keep a thought; one without text was hidden by the provider."""
+        self._reasoning += [text] if text else []
+        self._num_dropped += not text
+        self._is_hidden = self._is_hidden or not text
+
+    def _call(self, part: Mapping[str, Any]) -> None:
+        value = _decoded(part["value"], "a tool call") if isinstance(part.get("value"), str) else part
+        if not isinstance(value, Mapping):
+            raise DataError(f"expected a tool call, found {type(value).__name__}")
+        arguments = _json_text(_first(value, ("input", "arguments")))
+        self._calls.append(
+            ToolCall(name=str(value.get("name")), arguments=arguments, id=_text_or_none(value.get("id")))
+        )
+
+    def parts(self) -> _Parts:
+        """Return what was gathered."""
+        return _Parts(
+            text=self._text,
+            reasoning="".join(self._reasoning) or None,
+            calls=tuple(self._calls),
+            blocks=tuple(self._results),
+            num_dropped=self._num_dropped,
+            placeholders=tuple(self._places),
+            is_hidden=self._is_hidden,
+        )
 
 
 def _calls(message: Mapping[str, Any]) -> tuple[tuple[ToolCall, ...], bool]:
