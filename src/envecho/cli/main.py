@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "show": "Look at trajectories: who wrote what, token by token.",
     "train": "Train a model on trajectories as a TOML file says.",
     "eval": "Measure on held-out trajectories what a model knows of the world.",
+    "export": "Hand trajectories to other projects: chat messages, ATIF, OpenEnv, trainers' rows.",
     "report": "Turn a run folder into one self-contained HTML file.",
     "study": "Compare arms over seeds, paired, and report with intervals.",
 }

@@ -108,11 +108,17 @@ def _by_structure(document: Document, options: ImportOptions, number: int | None
     return assemble(turns, origin, options).model_copy(update={"stop_reason": _stop_reason(data)})
 
 
+def is_envelope(text: str) -> bool:
+    """Whether a tool message is the JSON object that OpenEnv's default adapter writes around an observation."""
+    fields = json_fields(text)
+    return fields is not None and {name for name, *_ in fields} >= _ENVELOPE
+
+
 def observed(turn: Turn, options: ImportOptions, *, failed: bool = False) -> tuple[Segment, ...]:
     """Cut a tool message: the fields of an envelope by what they are, any other text by the user's rules."""
     body = Source.TOOL_ERROR if failed or turn.is_error else Source.TOOL_RESULT
-    fields = json_fields(turn.text)
-    if fields is None or not {name for name, *_ in fields} >= _ENVELOPE:
+    fields = json_fields(turn.text) if is_envelope(turn.text) else None
+    if fields is None:
         return split(turn.text, options.rules, body=body, tool=turn.name)
     pieces: list[tuple[int, int, Source]] = []
     for name, key, start, end in fields:
