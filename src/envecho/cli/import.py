@@ -6,9 +6,12 @@ import contextlib
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from envecho.formats import ImportOptions, ImportReport
 
 _SHOWN_PROBLEMS = 20
 
@@ -20,7 +23,10 @@ _SHOWN_PROBLEMS = 20
     help="The .parquet file to write, or a folder of shards.",
 )  # fmt: skip
 @click.option("--format", "format_name", metavar="NAME", help="Take every document for this format.")
-@click.option("--rules", type=click.Path(path_type=Path), help="TOML with your own rules for harness text.")
+@click.option(
+    "--rules", type=click.Path(path_type=Path),
+    help="TOML with your own rules for harness text, and patterns of secrets.",
+)  # fmt: skip
 @click.option(
     "--user-turns", type=click.Choice(["auto", "world", "person"]), default="auto", show_default=True,
     help="Whose words user turns after an answer are.",
@@ -28,6 +34,11 @@ _SHOWN_PROBLEMS = 20
 @click.option(
     "--calls-as-text", is_flag=True,
     help="Write tool calls into the answers' text, for models whose chat template knows no tools.",
+)  # fmt: skip
+@click.option("--no-redact", is_flag=True, help="Leave secrets in; without it they are taken out and counted.")
+@click.option(
+    "--redact-hook", metavar="NAME",
+    help="Your own search for secrets, MODULE:FUNCTION or FILE.py:FUNCTION: text to (start, end, name) of each.",
 )  # fmt: skip
 @click.option(
     "--workers", "num_workers", type=click.IntRange(min=1),
@@ -46,12 +57,12 @@ def command(
     envecho import "runs/*.traj" data.jsonl.gz --out traces.parquet --rules my-rules.toml
     """
     from envecho.errors import ConfigError, DataError
-    from envecho.formats import ImportOptions, ImportReport, import_batches, load_rules
+    from envecho.formats import ImportReport, import_batches
     from envecho.trajectory.store import TrajectoryWriter
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; pass --overwrite to replace it, or another --out")
-    how = ImportOptions(rules=load_rules(rules) if rules else (), **options)
+    how = _how(rules, **options)
     report = ImportReport()
     found = import_batches(
         paths, report, format=format_name, options=how, num_workers=num_workers, spool=out.absolute().parent
@@ -74,6 +85,18 @@ def command(
         raise DataError("no trajectory was found; the reasons stand above")
 
 
+def _how(rules: Path | None, *, no_redact: bool, redact_hook: str | None, **options: Any) -> ImportOptions:
+    from envecho.formats import ImportOptions, Redactor, load_hook, load_patterns, load_rules
+
+    if no_redact and redact_hook is not None:
+        raise click.UsageError("--no-redact leaves secrets in, so --redact-hook would never be asked; drop one of them")
+    redactor = None
+    if not no_redact:
+        hook = load_hook(redact_hook) if redact_hook is not None else None
+        redactor = Redactor(patterns=load_patterns(rules) if rules else (), hook=hook)
+    return ImportOptions(rules=load_rules(rules) if rules else (), redactor=redactor, **options)
+
+
 def _print(report: object, out: Path) -> None:
     from envecho.formats import ImportReport
     from envecho.trajectory import Source
@@ -93,7 +116,20 @@ def _print(report: object, out: Path) -> None:
         click.echo(f"  {report.num_turns_of_a_person:,} {words}")
     if report.num_parts_dropped:
         click.echo(f"  {report.num_parts_dropped:,} images and other parts without text were left out")
+    _print_redacted(report)
     if lines := report.repeated_lines():
         click.echo("  lines that stand in many observations; a rule can say that they are the harness's:")
         for line, count in lines:
             click.echo(f"    {count:>6,}  {line!r}")
+
+
+def _print_redacted(report: ImportReport) -> None:
+    if report.num_trajectories_not_searched:
+        click.echo("  redaction is off (--no-redact): secrets that the traces hold are in the file and may be trained")
+    if not report.redacted:
+        return
+    kinds = ", ".join(f"{count:,} {name}" for name, count in report.redacted.most_common())
+    click.echo(f"  redacted: {kinds} in {report.num_trajectories_redacted:,} trajectories; `envecho show` marks them")
+    if report.num_redacted_in_ids:
+        words = "of them stand in texts with exact token ids, which stay as they are: never trained, but in the file"
+        click.echo(f"  {report.num_redacted_in_ids:,} {words} (--text-only leaves the ids behind)")

@@ -4,6 +4,7 @@ from envecho.formats.assemble import ImportOptions
 from envecho.formats.importing import FORMATS, ImportReport, import_traces
 from envecho.formats.parallel import import_batches
 from envecho.formats.reading import Problem
+from envecho.formats.redaction import Redactor, load_hook, load_patterns
 from envecho.formats.rules import PACKS, load_rules
 
 __all__ = [
@@ -12,7 +13,10 @@ __all__ = [
     "ImportOptions",
     "ImportReport",
     "Problem",
+    "Redactor",
     "import_batches",
     "import_traces",
+    "load_hook",
+    "load_patterns",
     "load_rules",
 ]

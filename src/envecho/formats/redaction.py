@@ -29,14 +29,14 @@ from envecho.errors import ConfigError
 from envecho.formats.rule_file import read_rule_file
 from envecho.formats.secret_patterns import SecretPattern, Span, find_known
 from envecho.trajectory import Message, Segment, Source, ToolCall, Trajectory
-from envecho.trajectory.redacted import REDACTED_LABEL, redaction_mark
+from envecho.trajectory.redacted import REDACTED_LABEL, REDACTION_MARK, redaction_mark
 
 Hook = Callable[[str], Iterable[Span]]
 """A user's own search: a text to (start, end, name) of each secret in it."""
 
 MIN_REPEATED: Final = 8
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_TOLD_BY_CONTEXT = ("env-secret", "assigned-secret", "authorization", "url-password")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
+_TOLD_BY_CONTEXT = ("assigned-secret", "authorization", "url-password")
 _KEY_LINE = re.compile(r"[A-Za-z0-9+/=]{32,}")
 
 
@@ -62,7 +62,7 @@ class Redactor:
     hook: Hook | None = None
 
     def find(self, text: str) -> list[Span]:
-        """Return the secrets of a text in order; those that overlap are one.
+        """Return the secrets of a text in order; those that overlap are one, and marks of earlier ones are none.
 
         Raises:
             ConfigError: the hook returned something else than (start, end, name) within the text.
@@ -70,7 +70,9 @@ class Redactor:
         found = [span for pattern in self.patterns for span in pattern.spans(pattern.pattern.finditer(text))]
         if self.hook is not None:
             found += [_checked(span, text) for span in self.hook(text)]
-        return _merged([*found, *find_known(text)])
+        found += find_known(text)
+        marks = [match.span() for match in REDACTION_MARK.finditer(text)] if found else []
+        return _merged(span for span in found if not any(a <= span[0] and span[1] <= b for a, b in marks))
 
     def redact(self, trajectory: Trajectory) -> Redacted:
         """Return the trajectory without secrets, and how many places of each kind there were.
@@ -95,11 +97,18 @@ def redacted(trajectory: Trajectory, redactor: Redactor | None) -> Trajectory:
     if redactor is None:
         return trajectory
     done = redactor.redact(trajectory)
-    facts = {"redacted": dict(sorted(done.counts.items()))} | (
-        {"num_redacted_in_ids": done.num_kept} if done.num_kept else {}
-    )
+    facts: dict[str, Any] = {"redacted": dict(sorted(done.counts.items()))}
+    if done.num_kept:
+        facts["num_redacted_in_ids"] = done.num_kept
+    pairs = zip(trajectory.messages, done.trajectory.messages, strict=True)
+    if any(old.role == "assistant" and _said(old) != _said(new) for old, new in pairs):
+        facts["action_text_lossy"] = True
     metadata = done.trajectory.metadata
     return done.trajectory.model_copy(update={"metadata": metadata | {"import": metadata.get("import", {}) | facts}})
+
+
+def _said(message: Message) -> tuple[str, str | None, tuple[ToolCall, ...]]:
+    return message.content, message.reasoning, message.tool_calls
 
 
 class _Redaction:
@@ -150,8 +159,10 @@ class _Redaction:
 
     def _call(self, call: ToolCall) -> ToolCall:
         """The call without secrets; arguments that were JSON stay JSON, and what that says is searched too."""
+        before = self._counts.copy()
         new = self._text(call.arguments)
         if _is_json(call.arguments) and not (_is_json(new) and self._is_clean(new)):
+            self._counts = before
             new = json.dumps(self._value(json.loads(call.arguments)), ensure_ascii=False)
         return call.model_copy(update={"arguments": new}) if new != call.arguments else call
 

@@ -206,13 +206,13 @@ _OWN: Final = (
         accepts=_is_no_placeholder,
     ),
     _own(
-        "env-secret",
+        "assigned-secret",
         rf"{_UPPER}=(?P<secret>{_BARE}{{3,400}}{_BARE}(?<![,;)\]}}]))",
         *_UPPER_WORDS,
         accepts=_is_value,
     ),
     _own(
-        "env-secret",
+        "assigned-secret",
         rf"{_UPPER}=(?P<quote>\\?[\"'])(?P<secret>(?:(?!(?P=quote)).){{4,400}})(?P=quote)",
         *_UPPER_WORDS,
         accepts=_is_value,

@@ -23,6 +23,7 @@ from envecho.tokens.marks import own_strings
 from envecho.tokens.precedence import SOURCE_RANK
 from envecho.tokens.spans import Body, Rendering
 from envecho.trajectory import Message, SampledTokens, Source
+from envecho.trajectory.redacted import sampled_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ def encode_rendering(
     entropies = np.full(len(ids), np.nan, dtype=np.float32)
     for start, piece in sampled_runs:
         run = slice(start, start + len(piece.token_ids))
-        sources[run], turns[run] = Source.POLICY.code, piece.turn
+        sources[run], turns[run] = sampled_source(messages[piece.turn]).code, piece.turn
         if piece.sampled is not None and piece.sampled.logprobs is not None:
             logprobs[run] = piece.sampled.logprobs
         if piece.sampled is not None and piece.sampled.entropies is not None:
@@ -122,6 +123,7 @@ def _owners(rendering: Rendering, ranges: NDArray[np.int64]) -> tuple[NDArray[np
     for part in (*rendering.spans, *rendering.bodies):
         edges[part.start] += 1
         edges[part.end] += 1
+    edges[1:-1] += np.diff(rendering.sources) != 0  # marks of redacted text have no span of their own
     span_of_character = np.cumsum(edges[:-1])
     rank = SOURCE_RANK[rendering.sources]
     winner = first.copy()

@@ -8,6 +8,7 @@ is a TemplateError that names the message. Whose a character is:
   end-of-turn token is the policy's: content, reasoning, and tool calls as the template writes them, with the tags
   around them, because a policy must emit those. Header and footer are scaffold. A sampled turn is exact: its ids,
   with the end-of-turn token if that was sampled, are the policy's, and the rest of the footer is scaffold (`render`).
+  What stands there for a secret is redacted, and a sampled turn that held one is so as a whole.
 - All else is scaffold: role tags, wrappers of tool results, tool schemas, a default system prompt.
 
 Not here: ids (`render`), and histories that a template rewrites (`branches`).
@@ -26,6 +27,7 @@ from envecho.errors import TemplateError
 from envecho.tokens.chat import ChatTokenizer, TurnFormat
 from envecho.tokens.marks import ContentSpan, Located, has_policy_text, locate_content
 from envecho.trajectory import Message, Source
+from envecho.trajectory.redacted import marks_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,8 @@ def render_spans(
     sources = np.full(len(located.text), Source.SCAFFOLD.code, dtype=np.uint8)
     for body in bodies:
         sources[body.start : body.end] = Source.POLICY.code
+        for start, end in marks_in(messages[body.turn], located.text[body.start : body.end]):
+            sources[body.start + start : body.start + end] = Source.REDACTED.code
     for span in located.spans:
         sources[span.start : span.end] = span.source.code
     turns = np.full(len(located.text), -1, dtype=np.int32)

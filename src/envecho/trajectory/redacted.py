@@ -11,11 +11,12 @@ import re
 from typing import Final
 
 from envecho.trajectory.record import Message
+from envecho.trajectory.roles import Source
 
 REDACTED_LABEL: Final = "redacted"
 """The key in `Message.labels`; its value names the kinds of secret, joined by commas."""
 
-REDACTION_MARK: Final = re.compile(r"\[redacted:[a-z0-9][a-z0-9_-]*\]")
+REDACTION_MARK: Final = re.compile(r"\[redacted:[a-z0-9][a-z0-9_-]{0,40}\]")
 
 
 def redaction_mark(name: str) -> str:
@@ -23,6 +24,13 @@ def redaction_mark(name: str) -> str:
     return f"[redacted:{name}]"
 
 
-def hides_own_words(message: Message) -> bool:
-    """Whether something was redacted in this turn's reasoning, calls or exact ids, where no segment says so."""
-    return REDACTED_LABEL in message.labels
+def sampled_source(message: Message) -> Source:
+    """Return whose the sampled ids of this turn are: the policy's, and nobody's to train where they hold a secret."""
+    return Source.REDACTED if REDACTED_LABEL in message.labels else Source.POLICY
+
+
+def marks_in(message: Message, text: str) -> list[tuple[int, int]]:
+    """Return where marks stand in what a template made of this turn; none where nothing of its own was redacted."""
+    if REDACTED_LABEL not in message.labels:
+        return []
+    return [match.span() for match in REDACTION_MARK.finditer(text)]
