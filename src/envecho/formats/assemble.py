@@ -20,7 +20,7 @@ from envecho.errors import DataError
 from envecho.formats.reading import Document
 from envecho.formats.redaction import Redactor
 from envecho.formats.rules import PACKS, Rule, pack_of, split
-from envecho.formats.turns import Turn, paired
+from envecho.formats.turns import Kind, Turn, paired
 from envecho.trajectory import Message, Role, Segment, Source, Trajectory
 
 UserTurns = Literal["auto", "world", "person"]
@@ -47,12 +47,14 @@ class ImportOptions:
     `calls_as_text` writes calls into the answer's text and results into user turns, for models whose chat template
     knows no tools; what was sampled is then no longer known to the character. `text_only` leaves exact token ids
     behind, for a model of another tokenizer. `redactor` takes secrets out; None leaves them in.
+    `reader` reads the text of traces that hold ids alone.
     """
 
     rules: tuple[Rule, ...] = ()
     user_turns: UserTurns = "auto"
     calls_as_text: bool = False
     text_only: bool = False
+    reader: TextReader | None = None
     redactor: Redactor | None = field(default_factory=Redactor)
 
 

@@ -134,7 +134,7 @@ def _shared(row: Mapping[str, Any]) -> dict[str, Any]:
 def _episode(
     document: Document, rows: Sequence[Any], facts: Mapping[str, Any], options: ImportOptions, number: int | None
 ) -> Trajectory:
-    calls = Calls()
+    calls = Calls(reader=options.reader)
     state = _History()
     for place, row in enumerate(rows):
         if not isinstance(row, Mapping):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from envecho.errors import DataError
-from envecho.formats.assemble import ImportOptions, Origin, assemble
+from envecho.formats.assemble import ImportOptions, Origin, TextReader, assemble
 from envecho.formats.token_fields import known_logprobs
 from envecho.formats.turns import Turn
 from envecho.trajectory import ExactBranch, Message, SampledTokens, Segment, Source, SpanKind, TokenSpan, Trajectory
@@ -69,8 +69,12 @@ class _Chain:
 
 @dataclass(kw_only=True)
 class Calls:
-    """Collects the calls of one episode into turns and branches; `trajectory` builds the record."""
+    """Collects the calls of one episode into turns and branches; `trajectory` builds the record.
 
+    `reader` reads the text of calls that come with ids alone.
+    """
+
+    reader: TextReader | None = None
     turns: list[Turn] = field(default_factory=list[Turn])
     sampled: dict[int, SampledTokens] = field(default_factory=dict[int, SampledTokens])
     chains: list[_Chain] = field(default_factory=list[_Chain])
@@ -80,6 +84,7 @@ class Calls:
     num_calls: int = 0
     num_repeated: int = 0
     num_without_logprobs: int = 0
+    num_unread: int = 0
 
     def add(self, call: Call) -> None:
         """Add the next call.
@@ -92,6 +97,7 @@ class Calls:
             raise DataError("expected the ids of the prompt, found none", turn=number)
         if min((*call.prompt_ids, *call.completion_ids)) < 0:
             raise DataError("expected token ids from 0 on, found one below", turn=number)
+        call = self._read(call)
         found = self._extended(call.prompt_ids)
         chain, cut = found or (None, None)
         if chain is None or cut is None or (not cut.is_answer and cut.length < len(call.prompt_ids)):
@@ -102,6 +108,17 @@ class Calls:
             self.num_repeated += 1
             return
         self._continue(chain if cut is chain.end else self._fork(chain, cut), call, self._new_turns(call, cut))
+
+    def _read(self, call: Call) -> Call:
+        """Read the messages of a call from its ids, where nobody states them."""
+        if self.reader is not None and call.request is None and call.new is None:
+            found = self.reader.prompt(call.prompt_ids)
+            if found is not None:
+                call = replace(call, request=[Turn(kind=kind, text=text) for kind, text in found])
+        if self.reader is not None and call.answer is None:
+            call = replace(call, answer=Turn(kind="assistant", text=self.reader.completion(call.completion_ids)))
+        self.num_unread += call.request is None and call.new is None
+        return call
 
     def _fork(self, chain: _Chain | None, cut: _Cut | None) -> _Chain:
         """A branch that shares another's ids up to a place; from nothing, where it shares none."""
@@ -205,6 +222,7 @@ class Calls:
             "num_calls": self.num_calls,
             "num_repeated_calls": self.num_repeated,
             "num_calls_without_logprobs": self.num_without_logprobs,
+            "num_calls_without_text": self.num_unread,
             "breaks": self.breaks,
         }
         origin = replace(origin, segments=segments, facts={**origin.facts, **facts}, action_provenance="proved")

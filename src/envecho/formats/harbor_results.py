@@ -56,7 +56,7 @@ def _chat(
     if not isinstance(prompts, list) or not isinstance(completions, list) or len(prompts) != len(completions):
         raise DataError(f"rollout_details[{place}]: expected as many prompts as completions")
     aligned = isinstance(logprobs, list) and len(logprobs) == len(completions)
-    calls = Calls()
+    calls = Calls(reader=options.reader)
     for turn, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         row = {"prompt_ids": prompt, "completion_ids": completion, "logprobs": logprobs[turn] if aligned else None}
         calls.add(
