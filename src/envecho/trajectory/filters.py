@@ -41,7 +41,7 @@ class TrajectoryFilter:
     task_ids: Collection[str] | None = None
     min_reward: float | None = None
     max_reward: float | None = None
-    sources: Collection[Source] | None = None
+    sources: Collection[Source | str] | None = None
     formats: Collection[str] | None = None
 
     def __post_init__(self) -> None:
