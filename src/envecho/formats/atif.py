@@ -1,8 +1,8 @@
-"""ATIF, Harbor's Agent Trajectory Interchange Format, versions 1.0 to 1.8, as text: `{"schema_version": "ATIF-v1.x"}`.
+"""ATIF, Harbor's Agent Trajectory Interchange Format, versions 1.0 to 1.8: `{"schema_version": "ATIF-v1.x"}`.
 
 Read leniently: newer writers add keys. An agent step was sampled unless it is copied context or says that no model was
-called. Token ids of `metrics` are counted and not used: whether the prompt of one call extends the one before has to be
-proved first, and this version does not. Not here: words of the harness around an observation (`rules`).
+called. Where `metrics` hold the ids of every call they are kept, and the prefix test says which calls continue which.
+Not here: words of the harness around an observation (`rules`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from envecho.errors import DataError
-from envecho.formats import atif_export
-from envecho.formats.assemble import ImportOptions, Origin, assemble
+from envecho.formats import atif_export, token_fields
+from envecho.formats.assemble import ImportOptions, Origin
+from envecho.formats.exact import Call, assemble_with_calls
 from envecho.formats.reading import Document
 from envecho.formats.rules import PACKS, split
+from envecho.formats.token_fields import COMPLETION, PROMPT, has_call
 from envecho.formats.turns import Turn
 from envecho.trajectory import Segment, Source, ToolCall, Trajectory
 
@@ -51,7 +53,7 @@ def _read(
     rules = options.rules + (PACKS[pack] if pack else ())
     turns: list[Turn] = []
     segments: dict[int, tuple[Segment, ...]] = {}
-    num_ids = 0
+    calls: dict[int, Call] = {}
     for place, step in enumerate(data["steps"]):
         if not isinstance(step, Mapping) or step.get("source") not in _SOURCES:
             found = step.get("source") if isinstance(step, Mapping) else type(step).__name__
@@ -63,9 +65,9 @@ def _read(
                 segments[len(turns)] = (
                     context if copied else split(turn.text, rules, body=Source.TOOL_RESULT, tool=turn.name)
                 )
+            elif turn.kind == "assistant" and turn.sampled and has_call(step.get("metrics")):
+                calls[len(turns)] = _ids(step["metrics"], place)
             turns.append(turn)
-        metrics = step.get("metrics")
-        num_ids += bool(isinstance(metrics, Mapping) and metrics.get("completion_token_ids"))
     origin = Origin(
         format=NAME,
         document=document,
@@ -80,10 +82,9 @@ def _read(
             "session_id": data.get("session_id"),
             "agent": agent.get("name"),
             "model": agent.get("model_name"),
-            "num_calls_with_ids": num_ids,
         },
     )
-    yield assemble(turns, origin, options)
+    yield assemble_with_calls(turns, calls, origin, options)
     for place, inner in enumerate(data.get("subagent_trajectories") or ()):
         if recognises(inner):
             yield from _read(document, inner, options, 1000 * (number or 0) + place + 1)
@@ -124,6 +125,14 @@ def _turns(step: Mapping[str, Any], place: int) -> list[Turn]:
             )
         )
     return found
+
+
+def _ids(metrics: Mapping[str, Any], place: int) -> Call:
+    return Call(
+        prompt_ids=token_fields.ids(metrics, PROMPT, place),
+        completion_ids=token_fields.ids(metrics, COMPLETION, place),
+        logprobs=token_fields.logprobs(metrics),
+    )
 
 
 def _call(call: Any, place: int) -> ToolCall:

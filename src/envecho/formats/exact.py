@@ -9,7 +9,7 @@ where calls lie in a file (`calls`, `harbor_results`), and what the ids say (`en
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,7 +104,7 @@ class Calls:
             self._rewritten(call, number, chain, cut)
             return
         whole = (*call.prompt_ids, *call.completion_ids)
-        if any(other.token_ids[: len(whole)] == whole for other in self.chains):
+        if call.new is None and any(other.token_ids[: len(whole)] == whole for other in self.chains):
             self.num_repeated += 1
             return
         self._continue(chain if cut is chain.end else self._fork(chain, cut), call, self._new_turns(call, cut))
@@ -233,6 +233,28 @@ class Calls:
             if c.end.spans
         ]
         return with_ids(record, branches, self.sampled, options)
+
+
+def assemble_with_calls(
+    turns: Sequence[Turn], calls: Mapping[int, Call], origin: Origin, options: ImportOptions
+) -> Trajectory:
+    """Build the record of an episode whose file keeps text and, beside some answers, the ids of their call.
+
+    `calls` are by place of their answer. Ids are kept where every sampled answer has them; else the episode is text.
+
+    Raises:
+        DataError: there is no turn, or a call has no prompt.
+    """
+    answers = [place for place, turn in enumerate(turns) if turn.kind == "assistant" and turn.sampled]
+    origin = replace(origin, facts={**origin.facts, "num_calls_with_ids": len(calls)})
+    if not answers or any(place not in calls for place in answers):
+        return assemble(turns, origin, options)
+    found = Calls()
+    behind = 0
+    for place in answers:
+        found.add(replace(calls[place], new=turns[behind:place], answer=turns[place]))
+        behind = place + 1
+    return found.trajectory(origin, options, final=turns[behind:])
 
 
 def with_ids(

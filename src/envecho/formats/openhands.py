@@ -12,9 +12,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from envecho.errors import DataError
-from envecho.formats.assemble import ImportOptions, Origin, assemble
+from envecho.formats import token_fields
+from envecho.formats.assemble import ImportOptions, Origin
+from envecho.formats.exact import Call, assemble_with_calls
 from envecho.formats.reading import Document
 from envecho.formats.rules import PACKS, split
+from envecho.formats.token_fields import COMPLETION, PROMPT, has_call
 from envecho.formats.turns import Turn, turns_of
 from envecho.trajectory import Segment, Source, ToolCall, Trajectory
 
@@ -50,8 +53,7 @@ def read(document: Document, options: ImportOptions, *, number: int | None = Non
     if isinstance(document.data, Mapping):
         yield from read_lines([document], options)
         return
-    turns, segments, orphans = _v0(document.data)
-    yield from _episode(document, turns, segments, orphans, options, version="0", number=number)
+    yield from _episode(document, _v0(document.data), options, version="0", number=number)
 
 
 def read_lines(documents: Iterable[Document], options: ImportOptions) -> Iterator[Trajectory]:
@@ -71,17 +73,23 @@ def read_lines(documents: Iterable[Document], options: ImportOptions) -> Iterato
     assert first is not None
     whole = Document(file=first.file, data=None)
     for number, events in enumerate(parts):
-        turns, segments, orphans = _v1(events)
-        yield from _episode(whole, turns, segments, orphans, options, version="1", number=number)
+        turns, segments, orphans, calls = _v1(events)
+        yield from _episode(whole, (turns, segments, orphans), options, version="1", number=number, calls=calls)
 
 
 _Read = tuple[list[Turn], dict[int, tuple[Segment, ...]], int]
 
 
 def _episode(
-    document: Document, turns: list[Turn], segments: dict[int, tuple[Segment, ...]], orphans: int,
-    options: ImportOptions, *, version: str, number: int | None,
-) -> Iterator[Trajectory]:  # fmt: skip
+    document: Document,
+    found: _Read,
+    options: ImportOptions,
+    *,
+    version: str,
+    number: int | None,
+    calls: Mapping[int, Call] | None = None,
+) -> Iterator[Trajectory]:
+    turns, segments, orphans = found
     if not any(turn.kind == "assistant" for turn in turns):
         return
     origin = Origin(
@@ -94,7 +102,7 @@ def _episode(
         segments=segments,
         facts={"format_version": version, "num_orphan_observations": orphans},
     )
-    yield assemble(turns, origin, options)
+    yield assemble_with_calls(turns, calls or {}, origin, options)
 
 
 def _v0(events: Sequence[Mapping[str, Any]]) -> _Read:
@@ -149,8 +157,9 @@ def _v0_segments(event: Mapping[str, Any]) -> tuple[Segment, ...]:
     return (*around[0], *cut, *around[1])
 
 
-def _v1(events: Sequence[Mapping[str, Any]]) -> _Read:
+def _v1(events: Sequence[Mapping[str, Any]]) -> tuple[list[Turn], dict[int, tuple[Segment, ...]], int, dict[int, Call]]:
     turns: list[Turn] = []
+    calls: dict[int, Call] = {}
     segments: dict[int, tuple[Segment, ...]] = {}
     orphans = 0
     actions = {event["id"] for event in events if event.get("kind") == "ActionEvent"}
@@ -164,6 +173,11 @@ def _v1(events: Sequence[Mapping[str, Any]]) -> _Read:
             else:
                 turns.append(turn)
             last_response = event.get("llm_response_id")
+        elif kind == "TokenEvent":
+            # It follows the events of the answer whose ids it holds.
+            answer = next((k for k in range(len(turns) - 1, -1, -1) if turns[k].kind == "assistant"), None)
+            if answer is not None and answer not in calls and has_call(event):
+                calls[answer] = _ids(event, answer)
         elif kind in ("ObservationEvent", "AgentErrorEvent", "UserRejectObservation"):
             if event.get("action_id", event.get("tool_call_id")) is None or (
                 kind != "AgentErrorEvent" and event.get("action_id") not in actions
@@ -180,7 +194,13 @@ def _v1(events: Sequence[Mapping[str, Any]]) -> _Read:
         elif kind in ("MessageEvent", "SystemPromptEvent"):
             turns.append(_v1_message(event, kind))
             last_response = None
-    return turns, segments, orphans
+    return turns, segments, orphans, calls
+
+
+def _ids(event: Mapping[str, Any], place: int) -> Call:
+    return Call(
+        prompt_ids=token_fields.ids(event, PROMPT, place), completion_ids=token_fields.ids(event, COMPLETION, place)
+    )
 
 
 def _v1_action(event: Mapping[str, Any]) -> Turn:
