@@ -35,6 +35,14 @@ _SHOWN_PROBLEMS = 20
     "--calls-as-text", is_flag=True,
     help="Write tool calls into the answers' text, for models whose chat template knows no tools.",
 )  # fmt: skip
+@click.option(
+    "--text-only", is_flag=True,
+    help="Leave exact token ids behind: for a model of another tokenizer than the one that wrote them.",
+)  # fmt: skip
+@click.option(
+    "--model", metavar="NAME_OR_DIR",
+    help="Read the text of traces that hold token ids alone by this model's tokenizer and chat template.",
+)  # fmt: skip
 @click.option("--no-redact", is_flag=True, help="Leave secrets in; without it they are taken out and counted.")
 @click.option(
     "--redact-hook", metavar="NAME",
@@ -85,7 +93,9 @@ def command(
         raise DataError("no trajectory was found; the reasons stand above")
 
 
-def _how(rules: Path | None, *, no_redact: bool, redact_hook: str | None, **options: Any) -> ImportOptions:
+def _how(
+    rules: Path | None, *, no_redact: bool, redact_hook: str | None, model: str | None, **options: Any
+) -> ImportOptions:
     from envecho.formats import ImportOptions, Redactor, load_hook, load_patterns, load_rules
 
     if no_redact and redact_hook is not None:
@@ -94,7 +104,13 @@ def _how(rules: Path | None, *, no_redact: bool, redact_hook: str | None, **opti
     if not no_redact:
         hook = load_hook(redact_hook) if redact_hook is not None else None
         redactor = Redactor(patterns=load_patterns(rules) if rules else (), hook=hook)
-    return ImportOptions(rules=load_rules(rules) if rules else (), redactor=redactor, **options)
+    reader = None
+    if model is not None:
+        from envecho.engines.pretrained import resolve_model
+        from envecho.tokens.id_text import IdReader
+
+        reader = IdReader(resolve_model(model))
+    return ImportOptions(rules=load_rules(rules) if rules else (), redactor=redactor, reader=reader, **options)
 
 
 def _print(report: object, out: Path) -> None:
