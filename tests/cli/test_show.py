@@ -71,13 +71,26 @@ def show(*args: object) -> Result:
 
 def test_a_file_is_listed_with_what_each_trajectory_is(file: Path):
     """Catches a list that drops a trajectory, its reward or its stop reason, or counts roles wrongly."""
-    rows = json.loads(show(file, "--json").stdout)
+    rows = json.loads(show(file, "--json").stdout)["trajectories"]
     assert [row["id"] for row in rows] == ["episode-0", "episode-1", "episode-2"]
     assert rows[0]["reward"] is None
     assert rows[1] | {"id": "", "task_id": "", "index": 0} == {
         "index": 0, "id": "", "task_id": "", "turns": 4, "reward": 1.0, "stop_reason": "completed",
         "characters": {"context": 36, "warning": 15, "env_output": len(OUTPUT), "action": 17},
+        "by_source": {"system": 19, "task": 17, "policy": 17, "stdout": len(OUTPUT), "status": 15},
     }  # fmt: skip
+
+
+def test_the_list_ends_with_what_the_whole_file_holds(file: Path):
+    """Catches a summary of the rows that fit on the screen, or one that forgets a source."""
+    summary = json.loads(show(file, "--json").stdout)["summary"]
+    assert summary["num_trajectories"] == 3
+    assert summary["num_turns"] == 12
+    assert summary["by_role"] == {"context": 108, "warning": 45, "env_output": 3 * len(OUTPUT), "action": 51}
+    assert summary["by_source"]["status"] == 45
+    out = show(file).stdout
+    assert "3 trajectories, 12 turns" in out
+    assert f"stdout {3 * len(OUTPUT):,}" in out
 
 
 def test_the_list_for_people_shows_no_escape_of_the_file(file: Path):
@@ -137,7 +150,7 @@ def test_a_model_shows_tokens_with_roles_and_weights(file: Path, tiny_model: Pat
 
 def test_a_model_lists_tokens_per_role(file: Path, tiny_model: Path):
     """Catches a list whose token counts are those of characters, or count a shared prefix twice."""
-    rows = json.loads(show(file, "--model", tiny_model, "--json").stdout)
+    rows = json.loads(show(file, "--model", tiny_model, "--json").stdout)["trajectories"]
     view = json.loads(show(file, "--index", 0, "--model", tiny_model, "--json").stdout)["views"][0]
     assert rows[0]["tokens"] == view["by_role"]
 

@@ -200,7 +200,7 @@ def test_the_trained_model_shades_first_whatever_the_order_in_the_file(tmp_path:
         pool="new_boxes", trajectory_id="t", tokens=(ViewToken(text="x", source=Source.STDOUT, turn=0, nll=nll),)
     )
     page = Page(write_token_page([view], tmp_path / "t.html", title="t"))
-    radios = [a for t, a in page.tags if t == "input"]
+    radios = [a for t, a in page.tags if t == "input" and a.get("type") == "radio"]
     assert [a["class"] for a in radios if "checked" in a] == ["p1"]
     assert "Shade by\nbase" in re.sub(r"\n+", "\n", page.words)
     assert (next(a for t, a in page.tags if t == "span" and "t env_output" in (a.get("class") or ""))["class"]) == (

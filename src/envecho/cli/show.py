@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,266 +10,134 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from rich.console import RenderableType
-
-    from envecho.tokens import ChatTokenizer, TokenizedTrajectory
-    from envecho.tokens.view import TokenView
-    from envecho.trajectory import Trajectory
+    from envecho.recipes.showing import Totals, Viewer
+    from envecho.tokens.selection import Selection
 
 MAX_LISTED: Final = 200
 MAX_ON_PAGE: Final = 12
-PIPED_WIDTH: Final = 200
-PREDICTOR: Final = "model"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """One view to print: its heading and, where a tokenizer was given, env weights `[token]`."""
-
-    heading: str
-    view: TokenView
-    weights: NDArray[np.float32] | None = None
 
 
 @click.command("show")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--model", help="Show tokens as this model sees them: smollm2-135m, a hub name or a folder.")
 @click.option("--index", type=click.IntRange(min=0), help="Show the trajectory at this place, from 0.")
-@click.option("--losses", is_flag=True, help="Shade each token by its negative log-likelihood under --model.")
+@click.option(
+    "--config", "config", type=click.Path(path_type=Path), metavar="TOML",
+    help="Weigh the tokens as this run configuration says; its model is the default of --model.",
+)  # fmt: skip
+@click.option("--losses", is_flag=True, help="Losses of one forward pass, and each token shaded by its cost.")
+@click.option("--find", metavar="TEXT", help="Only what holds this text; hits are set off.")
+@click.option("--regex", is_flag=True, help="Take --find for a Python pattern.")
+@click.option("--source", "sources", multiple=True, metavar="NAME", help="Only the words of this source; repeatable.")
 @click.option("--html", "html", type=click.Path(path_type=Path, dir_okay=False), help="Write a self-contained page.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(file: Path, model: str | None, index: int | None, losses: bool, html: Path | None, as_json: bool) -> None:
+def command(file: Path, **options: Any) -> None:
     """List the trajectories of a file or folder, or show one with its text coloured by who wrote it.
 
-    With --model the text is shown as tokens, and those that the objective trains (with its defaults, verifier-free)
-    are underlined.
+    With --model the text is shown as tokens, and those that the objective trains are underlined. --losses prints GRPO,
+    environment and ECHO loss of one forward pass; the other rollouts of its group in the same file give the advantage.
 
     \b
     envecho show explore.parquet
+    envecho show explore.parquet --find "No such file" --source stderr
     envecho show explore.parquet --index 0 --model smollm2-135m --losses
-    envecho show explore.parquet --index 0 --model smollm2-135m --losses --html episode.html
+    envecho show explore.parquet --index 0 --config run.toml --html episode.html
     """
-    if losses and model is None:
+    _run(file, **options)
+
+
+def _run(
+    file: Path, *, index: int | None, html: Path | None, losses: bool, find: str | None, regex: bool, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    model, config, sources = options["model"], options["config"], options["sources"]
+    if regex and find is None:
+        raise click.UsageError("--regex says how --find is meant; name a text to --find")
+    if losses and model is None and config is None:
         raise click.UsageError("--losses needs --model: the losses are that model's")
     if losses and index is None and html is None:
         raise click.UsageError("--losses needs --index: which trajectory is to be scored?")
-    viewer = Viewer(model, losses=losses)
+    from envecho.recipes.showing import Viewer
+    from envecho.tokens.selection import Selection
+
+    selection = Selection.of(find, regex=regex, sources=sources)
+    run_config = None
+    if config is not None:
+        from envecho.training.config import load_config
+
+        run_config = load_config(config)
+    viewer = Viewer(model, config=run_config, shaded=losses, losses=losses and index is not None)
     if html is not None:
-        _write_page(viewer, file, index, html)
+        _write_page(viewer, file, index, html, search=(find or "", regex, selection))
         click.echo(json.dumps({"html": str(html)}) if as_json else str(html))
     elif index is None:
-        _list(viewer, file, as_json)
+        _list(viewer, file, selection, as_json=as_json)
     else:
-        _show(viewer, file, index, as_json)
+        _show(viewer, file, index, selection, as_json=as_json)
 
 
-class Viewer:
-    """Turns trajectories into views: by segment without a model, by token with one, shaded if losses are asked for.
-
-    The tokenizer and the engine are loaded on construction.
-    """
-
-    def __init__(self, model: str | None, *, losses: bool) -> None:
-        self.tokenizer: ChatTokenizer | None = None
-        self._engine: Any = None
-        if model is None:
-            return
-        from envecho.engines.pretrained import resolve_model
-        from envecho.tokens import ChatTokenizer
-
-        with _status(f"loading {model}"):
-            folder = resolve_model(model)
-            self.tokenizer = ChatTokenizer.from_pretrained(folder)
-            if losses:
-                from envecho.engines.local import LocalEngine
-
-                self._engine = LocalEngine(folder, trains=False)
-
-    @property
-    def unit(self) -> str:
-        """What a view's counts count."""
-        return "characters" if self.tokenizer is None else "tokens"
-
-    def show(self, trajectory: Trajectory) -> list[Shown]:
-        """Return one view without a tokenizer, else one per branch and window."""
-        from envecho.tokens.view import segment_view, token_view
-
-        if self.tokenizer is None:
-            return [Shown(heading=trajectory.id, view=segment_view(trajectory))]
-        from envecho.tokens import token_texts, tokenize_trajectory
-
-        limit = self._engine.capabilities.max_context_tokens if self._engine is not None else None
-        sequences = tokenize_trajectory(trajectory, self.tokenizer, max_tokens=limit)
-        nlls = self._score(sequences)
-        shown: list[Shown] = []
-        for sequence, nll, weights in zip(sequences, nlls, _env_weights(sequences), strict=True):
-            texts = token_texts(self.tokenizer, sequence.token_ids)
-            heading = trajectory.id
-            if len(sequences) > 1:
-                heading += f" · branch {sequence.branch}, window {sequence.window}"
-            shown.append(Shown(heading=heading, view=token_view(sequence, texts, nll=nll), weights=weights))
-        return shown
-
-    def _score(self, sequences: Sequence[TokenizedTrajectory]) -> list[dict[str, NDArray[np.float32]]]:
-        if self._engine is None:
-            return [{} for _ in sequences]
-        import numpy as np
-
-        from envecho.seam import ScoreRequest
-
-        requests = [ScoreRequest(token_ids=s.token_ids, read=np.arange(len(s)) > 0) for s in sequences]
-        with _status(f"scoring {sum(len(s) for s in sequences):,} tokens"):
-            return [{PREDICTOR: -scores.logprobs} for scores in self._engine.logprobs(requests)]
-
-
-def _env_weights(sequences: Sequence[TokenizedTrajectory]) -> list[NDArray[np.float32]]:
-    """Return per sequence the env weights `[token]`, as if this trajectory were the whole optimiser step."""
-    import numpy as np
-
-    from envecho.objective import EchoConfig, compile_batch
-
-    weights = compile_batch(sequences, EchoConfig(use_rl=False)).batch.env_weights.numpy()
-    return np.split(weights, np.cumsum([len(sequence) for sequence in sequences])[:-1])
-
-
-def _status(what: str) -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True).status(what)
-
-
-def _print(*parts: RenderableType) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PIPED_WIDTH
-    for part in parts:
-        console.print(part, soft_wrap=True)
-
-
-def _trajectories(file: Path) -> Iterator[Trajectory]:
+def _list(viewer: Viewer, file: Path, selection: Selection, *, as_json: bool) -> None:
+    from envecho.recipes.showing import Totals, list_rows
     from envecho.trajectory.store import read_trajectories
 
-    return read_trajectories(file)
-
-
-def _at(file: Path, index: int) -> Trajectory:
-    from envecho.errors import DataError
-
-    count = 0
-    for trajectory in _trajectories(file):
-        if count == index:
-            return trajectory
-        count += 1
-    raise DataError(f"expected a trajectory at index {index}, found {count} in all; the first is 0", file=file)
-
-
-def _facts(viewer: Viewer, index: int, trajectory: Trajectory) -> dict[str, Any]:
-    """Return one line of the list; roles are counted in tokens that are owned, or in characters."""
-    from envecho.tokens.view import count_roles, segment_view
-    from envecho.trajectory import Role
-
-    if viewer.tokenizer is None:
-        counts = count_roles(segment_view(trajectory), characters=True)
-    else:
-        from envecho.tokens import tokenize_trajectory
-
-        sequences = tokenize_trajectory(trajectory, viewer.tokenizer)
-        counts = {role: sum(int(s.role_mask(role)[s.owned_from :].sum()) for s in sequences) for role in Role}
-    return {
-        "index": index,
-        "id": trajectory.id,
-        "task_id": trajectory.task_id,
-        "turns": len(trajectory.messages),
-        "reward": trajectory.reward,
-        "stop_reason": trajectory.stop_reason.value,
-        viewer.unit: {role.value: count for role, count in counts.items()},
-    }
-
-
-def _list(viewer: Viewer, file: Path, as_json: bool) -> None:
-    rows = (_facts(viewer, index, trajectory) for index, trajectory in enumerate(_trajectories(file)))
+    totals = Totals()
+    rows = list_rows(read_trajectories(file), viewer, selection, totals)
     if as_json:
-        click.echo(json.dumps(list(rows), indent=1))
+        _echo_rows(rows, totals, viewer.unit)
         return
-    from rich.table import Table
     from rich.text import Text
 
-    from envecho.tokens.view import ROLE_STYLES, visible_text
+    from envecho.cli.printing import print_parts
+    from envecho.cli.show_tables import list_table, summary_text
 
-    table = Table(box=None, pad_edge=False)
-    for name in ("index", "id", "task", "turns"):
-        table.add_column(name, justify="right" if name in ("index", "turns") else "left", overflow="fold")
-    for role, style in ROLE_STYLES.items():
-        table.add_column(role.value, justify="right", style=style, min_width=len(role.value))
-    table.add_column("reward", justify="right", min_width=6)
-    table.add_column("stop", min_width=10)
-    for row in islice(rows, MAX_LISTED):
-        table.add_row(
-            str(row["index"]),
-            Text(visible_text(row["id"])),
-            Text(visible_text(row["task_id"])),
-            str(row["turns"]),
-            *(f"{row[viewer.unit][role.value]:,}" for role in ROLE_STYLES),
-            "–" if row["reward"] is None else f"{row['reward']:g}",
-            row["stop_reason"],
-        )
-    left_out = sum(1 for _ in rows)
-    _print(table, Text(f"Roles are counted in {viewer.unit}. Show one with --index.", style="dim"))
-    if left_out:
-        _print(Text(f"{left_out:,} more are not listed; --json lists all.", style="dim"))
+    table = list_table(islice(rows, MAX_LISTED), viewer.unit, with_hits=not selection.is_empty)
+    num_left_out = sum(1 for _ in rows)
+    print_parts(table, summary_text(totals, viewer.unit, selected=not selection.is_empty))
+    if num_left_out:
+        print_parts(Text(f"{num_left_out:,} more are not listed; --json lists all.", style="dim"))
 
 
-def _show(viewer: Viewer, file: Path, index: int, as_json: bool) -> None:
-    from rich.text import Text
+def _echo_rows(rows: Any, totals: Totals, unit: str) -> None:
+    """Print `{"trajectories": [...], "summary": {...}}` row by row, however long the file is."""
+    click.echo('{"trajectories": [', nl=False)
+    for number, row in enumerate(rows):
+        click.echo((",\n " if number else "\n ") + json.dumps(row), nl=False)
+    click.echo(f'\n],\n"summary": {json.dumps(totals.as_json(unit))}}}')
 
-    from envecho.tokens.view import count_roles, count_sources, rich_counts, rich_legend, rich_view, visible_text
 
-    characters = viewer.tokenizer is None
-    trajectory = _at(file, index)
-    shown = viewer.show(trajectory)
+def _show(viewer: Viewer, file: Path, index: int, selection: Selection, *, as_json: bool) -> None:
+    from envecho.recipes.showing import Totals, find_episode, list_rows
+
+    trajectory, mates = find_episode(file, index, with_group=viewer.needs_group)
+    episode = viewer.show(trajectory, mates)
     if as_json:
-        views = [
-            {
-                **item.view.model_dump(mode="json"),
-                "by_role": count_roles(item.view, characters=characters),
-                "by_source": count_sources(item.view, characters=characters),
-                "env_weights": None if item.weights is None else [float(weight) for weight in item.weights],
-            }
-            for item in shown
-        ]
-        click.echo(json.dumps({**_facts(viewer, index, trajectory), "views": views}, indent=1))
+        from envecho.tokens.selection import Selection as Everything
+
+        (facts,) = list_rows(iter([trajectory]), viewer, Everything(), Totals())
+        record = {**facts, "index": index, **episode.as_json(selection, characters=viewer.tokenizer is None)}
+        click.echo(json.dumps(record, indent=1))
         return
-    for item in shown:
-        predictor = PREDICTOR if PREDICTOR in item.view.predictors else None
-        _print(
-            Text(visible_text(item.heading), style="bold"),
-            rich_view(item.view, predictor=predictor, weights=item.weights),
-            rich_legend(shaded=predictor is not None),
-            rich_counts(item.view, characters=characters),
-        )
-        if item.weights is not None:
-            note = (
-                "Underlined: trained under EchoConfig's defaults, verifier-free, were this trajectory the whole step."
-            )
-            _print(Text(note, style="dim"))
+    from envecho.cli.show_tables import print_episode
+
+    print_episode(episode, selection, unit=viewer.unit)
 
 
-def _write_page(viewer: Viewer, file: Path, index: int | None, html: Path) -> None:
-    from envecho.reports import write_token_page
+def _write_page(
+    viewer: Viewer, file: Path, index: int | None, html: Path, *, search: tuple[str, bool, Selection]
+) -> None:
+    from envecho.recipes.showing import episodes_on_page
+    from envecho.reports import PageSearch, write_token_page
 
-    if index is not None:
-        chosen = [_at(file, index)]
-    else:
-        chosen = list(islice(_trajectories(file), MAX_ON_PAGE + 1))
-        if len(chosen) > MAX_ON_PAGE:
-            click.echo(f"the page holds the first {MAX_ON_PAGE} trajectories; --index chooses another", err=True)
-    views = [
-        item.view.model_copy(update={"trajectory_id": item.heading})
-        for trajectory in chosen[:MAX_ON_PAGE]
-        for item in viewer.show(trajectory)
-    ]
-    write_token_page(views, html, title=f"Trajectories of {file.name}", unit=viewer.unit)
+    find, is_pattern, selection = search
+    episodes, is_cut = episodes_on_page(viewer, file, index, selection, most=MAX_ON_PAGE)
+    if is_cut:
+        click.echo(f"the page holds the first {MAX_ON_PAGE} trajectories; --index chooses another", err=True)
+    views = [item for episode in episodes for item in episode.views]
+    write_token_page(
+        [item.view.model_copy(update={"trajectory_id": item.heading}) for item in views],
+        html,
+        title=f"Trajectories of {file.name}",
+        unit=viewer.unit,
+        weights=[item.trained for item in views],
+        search=PageSearch(find=find, is_pattern=is_pattern, sources=selection.sources),
+    )

@@ -41,6 +41,17 @@ def say(line: str) -> None:
 def working(name: str) -> Generator[None]:
     """Show a spinner and the seconds so far while a block without countable parts runs."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         progress.add_task(name, total=None)
         yield
+
+
+@contextmanager
+def counting(name: str) -> Generator[Callable[[int], None]]:
+    """Show how many and how fast while a block runs whose end is not known; it receives a function that counts on."""
+    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,.0f}"), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda count: progress.advance(task, count)

@@ -11,8 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from envecho.reports import numbers
 from envecho.reports.blocks import headline_table, operation_table, readout_block, source_table, token_block
@@ -25,6 +27,7 @@ from envecho.reports.policy_chart import policy_chart
 from envecho.reports.run_folder import RunFolder, read_run_folder
 from envecho.reports.svg import InlineSvg, inline_svg
 from envecho.tokens.view import TokenView
+from envecho.trajectory import SOURCES, Source
 
 MAX_READOUTS_OPEN: Final = 4
 MAX_VIEWS: Final = 12
@@ -73,10 +76,46 @@ def write_comparison(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
     return write_page(Path(out), render("comparison.html", {"title": "Runs side by side", "groups": groups}))
 
 
-def write_token_page(views: Sequence[TokenView], out: str | Path, *, title: str, unit: str = "tokens") -> Path:
-    """Write coloured trajectories as a page of their own; `unit` is `characters` for views of whole segments."""
-    blocks = [token_block(view, unit=unit) for view in views]
-    return write_page(Path(out), render("tokens.html", {"title": title, "views": blocks}))
+@dataclass(frozen=True, kw_only=True)
+class PageSearch:
+    """What the search box of a page of trajectories holds at first, and whose text is shown; empty: everybody's."""
+
+    find: str = ""
+    is_pattern: bool = False
+    sources: frozenset[Source] = frozenset()
+
+
+def write_token_page(
+    views: Sequence[TokenView],
+    out: str | Path,
+    *,
+    title: str,
+    unit: str = "tokens",
+    weights: Sequence[NDArray[np.floating[Any]] | None] | None = None,
+    search: PageSearch | None = None,
+) -> Path:
+    """Write coloured trajectories as a page of their own, which can be searched and filtered by source.
+
+    Args:
+        unit: `characters` for views of whole segments.
+        weights: one array `[token]` per view: what an objective made of its tokens; None where nobody said.
+    """
+    of_view = weights or [None] * len(views)
+    blocks = [token_block(view, unit=unit, weights=w) for view, w in zip(views, of_view, strict=True)]
+    present = {token.source for view in views for token in view.tokens}
+    search = search or PageSearch()
+    context = {
+        "title": title,
+        "views": blocks,
+        "search": search,
+        "has_redacted": Source.REDACTED in present,
+        "sources": [
+            (source.value, source.role, not search.sources or source in search.sources)
+            for source in SOURCES
+            if source in present
+        ],
+    }
+    return write_page(Path(out), render("tokens.html", context))
 
 
 def _report_context(run: RunFolder) -> dict[str, Any]:

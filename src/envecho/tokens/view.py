@@ -7,12 +7,13 @@ come in as an array), and HTML (`envecho.reports`).
 
 from __future__ import annotations
 
+import codecs
 import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,12 @@ from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 from rich.text import Text
 
+from envecho.tokens.chat import ChatTokenizer
 from envecho.tokens.tokenized import TokenizedTrajectory
-from envecho.trajectory import SOURCES, Role, Source, Trajectory
+from envecho.trajectory import SOURCES, Message, Role, Source, Trajectory
+
+if TYPE_CHECKING:
+    from envecho.tokens.selection import Selected
 
 ROLE_STYLES: Final[Mapping[Role, str]] = {
     Role.CONTEXT: "bright_black",
@@ -30,6 +35,14 @@ ROLE_STYLES: Final[Mapping[Role, str]] = {
     Role.WARNING: "yellow",
 }
 """Terminal style per role; the same hues as the HTML page's."""
+
+REDACTED_STYLE: Final = "reverse bright_black"
+"""What was taken out of a trace is drawn as a bar; `REDACTED_BRACKETS` show it where there is no colour."""
+
+REDACTED_BRACKETS: Final = ("⟦", "⟧")
+
+HIT_STYLE: Final = "bold black on yellow"
+"""Terminal style of a text that was searched for."""
 
 NLL_LEVELS: Final[tuple[float, ...]] = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Upper ends, in nats, of the shades of a token; a token above the last has the deepest shade."""
@@ -140,14 +153,44 @@ def _number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def joint_texts(tokenizer: ChatTokenizer, token_ids: NDArray[np.int32]) -> list[str]:
+    """Return the text of each token such that they join to what all of them say together.
+
+    A character whose bytes lie in several tokens belongs to the last of them; the others are empty.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces = [tokenizer.token_bytes(int(token_id)) for token_id in token_ids]
+    texts = [decoder.decode(piece) for piece in pieces]
+    rest = decoder.decode(b"", final=True)
+    return [*texts[:-1], texts[-1] + rest] if texts else []
+
+
 def segment_view(trajectory: Trajectory, *, pool: str = "") -> TokenView:
-    """Return a view with one entry per segment, for files that are looked at without a tokenizer."""
+    """Return a view with one entry per segment, for files that are looked at without a tokenizer.
+
+    Reasoning stands before an answer's text and calls behind it, as `name(arguments)`: the template of a model will
+    write them in its own way.
+    """
     tokens = tuple(
-        ViewToken(text=segment.text, source=segment.source, turn=turn)
+        ViewToken(text=text, source=source, turn=turn)
         for turn, message in enumerate(trajectory.messages)
-        for segment in message.segments
+        for text, source in _parts(message)
     )
     return TokenView(pool=pool, trajectory_id=trajectory.id, tokens=tokens)
+
+
+def _parts(message: Message) -> Iterator[tuple[str, Source]]:
+    """The texts of a message with their writers; reasoning and calls are by whoever wrote its content."""
+    writer = message.segments[0].source if message.segments else Source.POLICY
+    if message.reasoning:
+        yield message.reasoning, writer
+        if message.segments or message.tool_calls:
+            yield "\n", Source.SCAFFOLD
+    yield from ((segment.text, segment.source) for segment in message.segments)
+    for number, call in enumerate(message.tool_calls):
+        if number or message.content:
+            yield "\n", Source.SCAFFOLD
+        yield f"{call.name}({call.arguments})", writer
 
 
 def count_sources(view: TokenView, *, characters: bool = False) -> dict[Source, int]:
@@ -167,29 +210,54 @@ def count_roles(view: TokenView, *, characters: bool = False) -> dict[Role, int]
 
 
 def rich_view(
-    view: TokenView, *, predictor: str | None = None, weights: NDArray[np.floating[Any]] | None = None
+    view: TokenView,
+    *,
+    predictor: str | None = None,
+    weights: NDArray[np.floating[Any]] | None = None,
+    selected: Selected | None = None,
 ) -> Text:
     """Return the view for a terminal: a line per turn, tokens coloured by role and shaded by the predictor's nats.
 
     `weights` `[token]` are what an EchoConfig made of the tokens: those above 0 are underlined, and each turn's line
-    states their sum.
+    states their sum. Of `selected` only what is shown is drawn, and hits are set off.
     """
     out = Text()
     for turn, run in view.turns():
-        sources = ", ".join(dict.fromkeys(token.source.value for _, token in run))
+        shown = [(place, token) for place, token in run if selected is None or selected.shown[place]]
+        if not shown:
+            continue
+        sources = ", ".join(dict.fromkeys(token.source.value for _, token in shown))
         head = f"── turn {turn}" if turn >= 0 else "── outside every turn"
         if weights is not None:
-            head += f" · weight {sum(float(weights[place]) for place, _ in run):.4g}"
+            head += f" · weight {sum(float(weights[place]) for place, _ in shown):.4g}"
         out.append(f"{head} · {sources}\n", style="dim")
-        for place, token in run:
-            style = ROLE_STYLES[token.source.role]
-            level = nll_level(token.nll.get(predictor)) if predictor else None
-            style += f" {_SHADES[level]}" if level else ""
-            style += " underline" if weights is not None and weights[place] > 0 else ""
-            out.append(visible_text(token.text), style=style)
-        if run and not run[-1][1].text.endswith("\n"):
+        for number, (place, token) in enumerate(shown):
+            before, after = (shown[k][1].source if 0 <= k < len(shown) else None for k in (number - 1, number + 1))
+            style = _style(token, predictor, trained=weights is not None and weights[place] > 0)
+            if token.source is Source.REDACTED and before is not Source.REDACTED:
+                out.append(REDACTED_BRACKETS[0], style=style)
+            _append(out, token.text, style, () if selected is None else selected.hits.get(place, ()))
+            if token.source is Source.REDACTED and after is not Source.REDACTED:
+                out.append(REDACTED_BRACKETS[1], style=style)
+        if not out.plain.endswith("\n"):
             out.append("\n")
     return out
+
+
+def _style(token: ViewToken, predictor: str | None, *, trained: bool) -> str:
+    style = REDACTED_STYLE if token.source is Source.REDACTED else ROLE_STYLES[token.source.role]
+    level = nll_level(token.nll.get(predictor)) if predictor else None
+    return style + (f" {_SHADES[level]}" if level else "") + (" underline" if trained else "")
+
+
+def _append(out: Text, text: str, style: str, hits: Sequence[tuple[int, int]]) -> None:
+    """Append a token's text; its characters within `hits` are set off."""
+    done = 0
+    for start, end in hits:
+        out.append(visible_text(text[done:start]), style=style)
+        out.append(visible_text(text[start:end]), style=HIT_STYLE)
+        done = end
+    out.append(visible_text(text[done:]), style=style)
 
 
 def rich_legend(*, shaded: bool = False) -> Text:
@@ -197,6 +265,7 @@ def rich_legend(*, shaded: bool = False) -> Text:
     out = Text()
     for role, style in ROLE_STYLES.items():
         out.append("■ ", style=style).append(f"{role.value}  ", style=style)
+    out.append("".join(REDACTED_BRACKETS), style=REDACTED_STYLE).append(" redacted", style="bright_black")
     if shaded:
         out.append("   nats ")
         for level, shade in enumerate(_SHADES):
