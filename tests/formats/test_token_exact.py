@@ -396,3 +396,24 @@ def test_text_only_leaves_the_ids_behind(tmp_path: Path):
         assert found.branches == ()
         assert not any(m.sampled for m in found.messages)
         assert found.metadata["import"]["token_exact"] is False
+
+
+def test_a_trial_of_harbor_gets_its_reward_from_the_result_beside_it(tmp_path: Path):
+    """Catches solved trials that are imported ungraded, because Harbor writes rewards into another file."""
+    atif = {
+        "schema_version": "ATIF-v1.6",
+        "agent": {"name": "x"},
+        "steps": [
+            {"step_id": 1, "source": "user", "message": "task"},
+            {"step_id": 2, "source": "agent", "message": "ls", "observation": {"results": [{"content": "a"}]}},
+        ],
+    }
+    result = {"trial_name": "hello__1", "task_name": "hello", "agent_result": {"rollout_details": None}}
+    (tmp_path / "hello__1" / "agent").mkdir(parents=True)
+    (tmp_path / "hello__1" / "agent" / "trajectory.json").write_text(json.dumps(atif))
+    rewards = {"verifier_result": {"rewards": {"reward": 1.0, "style": 0.2}}}
+    (tmp_path / "hello__1" / "result.json").write_text(json.dumps({**result, **rewards}))
+    report = ImportReport()
+    (found,) = import_traces([tmp_path], report)
+    assert (found.reward, found.task_id, found.metadata["import"]["trial"]) == (1.0, "hello", "hello__1")
+    assert ["holds no token ids" in p.message for p in report.problems] == [True]

@@ -7,7 +7,9 @@ ids cannot be aligned and are dropped. Not here: the trial's text (`atif`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from envecho.errors import DataError
@@ -43,6 +45,30 @@ def read(document: Document, options: ImportOptions, *, number: int | None = Non
         raise DataError(f"rollout_details: expected a list of chats, found {type(details).__name__}")
     for place, chat in enumerate(details):
         yield _chat(document, data, chat, place, options, number)
+
+
+def with_result(trajectory: Trajectory, path: Path) -> Trajectory:
+    """Return an episode with what the trial's result beside its file says: Harbor keeps rewards apart from trajectories.
+
+    Files that are not `TRIAL/agent/*.json` beside a `TRIAL/result.json`, and episodes with a reward, stay as they are.
+    """
+    result = path.parent.parent / "result.json"
+    if path.parent.name != "agent" or trajectory.reward is not None or not result.is_file():
+        return trajectory
+    try:
+        data = json.loads(result.read_bytes())
+    except (OSError, ValueError):
+        return trajectory  # read by itself, it is reported as what it is
+    if not recognises(data):
+        return trajectory
+    facts = {**trajectory.metadata["import"], "trial": _text(data, "trial_name")}
+    return trajectory.model_copy(
+        update={
+            "reward": _reward(data.get("verifier_result")),
+            "task_id": _text(data, "task_name") or trajectory.task_id,
+            "metadata": {**trajectory.metadata, "import": facts},
+        }
+    )
 
 
 def _chat(

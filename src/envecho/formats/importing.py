@@ -229,7 +229,8 @@ def read_file(
     report.num_files += 1
     path, label, named = file
     held: Trajectory | None = None
-    for trajectory in reader.episodes(read_documents(path, report.problems.append, label=label, named=named)):
+    for found in reader.episodes(read_documents(path, report.problems.append, label=label, named=named)):
+        trajectory = harbor_results.with_result(found, path)
         if held is not None and _continues(trajectory, held):
             report.num_growing_rows += 1
         elif held is not None:
