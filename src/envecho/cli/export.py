@@ -35,6 +35,7 @@ def command(file: Path, target: str, out: Path, model: str | None, overwrite: bo
     from envecho.errors import DataError
     from envecho.recipes.documents import check_place
     from envecho.recipes.export import export_file
+    from envecho.tokens.view import visible_text
 
     check_place(out, overwrite=overwrite)
     report = export_file(file, target, out, model=model)
@@ -49,7 +50,7 @@ def command(file: Path, target: str, out: Path, model: str | None, overwrite: bo
         for name, count in notes:
             click.echo(f"  {count:>10,}  {name}")
     for name, reason in report.left_out[:_SHOWN]:
-        click.echo(f"not exported: {name}: {reason}", err=True)
+        click.echo(visible_text(f"not exported: {name}: {reason}"), err=True)
     if len(report.left_out) > _SHOWN:
         click.echo(f"not exported: {len(report.left_out) - _SHOWN} more; --json lists all", err=True)
     if not report.num_exported:
