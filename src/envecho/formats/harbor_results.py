@@ -48,7 +48,7 @@ def read(document: Document, options: ImportOptions, *, number: int | None = Non
 
 
 def with_result(trajectory: Trajectory, path: Path) -> Trajectory:
-    """Return an episode with what the trial's result beside its file says: Harbor keeps rewards apart from trajectories.
+    """Return an episode with what the result beside its file says: Harbor keeps rewards apart from trajectories.
 
     Files that are not `TRIAL/agent/*.json` beside a `TRIAL/result.json`, and episodes with a reward, stay as they are.
     """
