@@ -142,6 +142,9 @@ def _print(report: object, out: Path) -> None:
 def _print_redacted(report: ImportReport) -> None:
     if report.num_trajectories_not_searched:
         click.echo("  redaction is off (--no-redact): secrets that the traces hold are in the file and may be trained")
+    if report.num_calls_not_searched:
+        words = "model calls hold ids without text, where no secret was looked for (--model reads them)"
+        click.echo(f"  {report.num_calls_not_searched:,} {words}")
     if not report.redacted:
         return
     kinds = ", ".join(f"{count:,} {name}" for name, count in report.redacted.most_common())

@@ -103,7 +103,8 @@ class ImportReport:
     """What an import found; `repeated_lines` are the commonest lines of observations that no rule cut.
 
     `num_growing_rows` counts rows that the next row of their file repeats and continues; the longest is kept.
-    `redacted` are secrets by kind; `num_redacted_in_ids` of them still stand in trajectories with exact ids.
+    `redacted` are secrets by kind; `num_redacted_in_ids` of them still stand in trajectories with exact ids, and
+    `num_calls_not_searched` calls of a model have ids without a text to search.
     """
 
     num_files: int = 0
@@ -117,6 +118,7 @@ class ImportReport:
     num_trajectories_redacted: int = 0
     num_trajectories_not_searched: int = 0
     num_redacted_in_ids: int = 0
+    num_calls_not_searched: int = 0
     redacted: Counter[str] = field(default_factory=Counter[str])
     formats: Counter[str] = field(default_factory=Counter[str])
     characters: Counter[str] = field(default_factory=Counter[str])
@@ -163,6 +165,7 @@ class ImportReport:
         self.num_trajectories_redacted += bool(facts.get("redacted"))
         self.num_trajectories_not_searched += "redacted" not in facts
         self.num_redacted_in_ids += facts.get("num_redacted_in_ids", 0)
+        self.num_calls_not_searched += facts.get("num_calls_without_text", 0) if "redacted" in facts else 0
 
     def merge(self, later: ImportReport) -> None:
         """Add what was found in the files behind those of this report; one report per file, merged in order, is exact.

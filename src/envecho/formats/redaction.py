@@ -36,7 +36,7 @@ Hook = Callable[[str], Iterable[Span]]
 
 MIN_REPEATED: Final = 8
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
-_TOLD_BY_CONTEXT = ("assigned-secret", "authorization", "url-password")
+_TOLD_BY_CONTEXT = ("authorization", "url-password", "assigned-secret")
 _KEY_LINE = re.compile(r"[A-Za-z0-9+/=]{32,}")
 
 
@@ -51,12 +51,7 @@ class Redacted:
 
 @dataclass(frozen=True, kw_only=True)
 class Redactor:
-    """What is taken for a secret beside the known kinds: the user's `patterns`, and what `hook` finds.
-
-    Example:
-        >>> Redactor().find("password in postgres://app:s3cr3t-9@db/x")
-        [(27, 35, 'url-password')]
-    """
+    """What is taken for a secret beside the known kinds: the user's `patterns`, and what `hook` finds."""
 
     patterns: tuple[SecretPattern, ...] = ()
     hook: Hook | None = None
@@ -309,11 +304,12 @@ def _checked(span: Any, text: str) -> Span:
 
 def _merged(spans: Iterable[Span]) -> list[Span]:
     """Disjoint spans in order; of those that overlap the first kind counts that the secret itself tells."""
+    rank = {name: place for place, name in enumerate(_TOLD_BY_CONTEXT, 1)}
     merged: list[Span] = []
-    for start, end, name in sorted(spans, key=lambda span: (span[0], -span[1], span[2] in _TOLD_BY_CONTEXT)):
+    for start, end, name in sorted(spans, key=lambda span: (span[0], -span[1], rank.get(span[2], 0), span[2])):
         if merged and start < merged[-1][1]:
             first, last, kept = merged[-1]
-            merged[-1] = (first, max(last, end), name if kept in _TOLD_BY_CONTEXT else kept)
+            merged[-1] = (first, max(last, end), min(kept, name, key=lambda kind: rank.get(kind, 0)))
         else:
             merged.append((start, end, name))
     return merged
