@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "export": "Hand trajectories to other projects: chat messages, ATIF, OpenEnv, trainers' rows.",
     "report": "Turn a run folder into one self-contained HTML file.",
     "study": "Compare arms over seeds, paired, and report with intervals.",
+    "bench": "Measure rates and peak memory of import and store.",
 }
 
 
