@@ -61,7 +61,7 @@ def policy_data(step: Step, config: EchoConfig) -> PolicyData:
     Rollouts that failed (`FAILURES`) and have no reward are left out of their group, and their actions have no weight.
 
     Raises:
-        DataError: another reward or a group is unknown, or a trained action has no sampling log-prob or temperature, or
+        DataError: a trained action has no sampling log-prob or temperature, another reward or a group is unknown, or
             the temperatures differ.
     """
     if not config.use_rl:
@@ -70,10 +70,10 @@ def policy_data(step: Step, config: EchoConfig) -> PolicyData:
     if kind is None:
         return PolicyData.imitation(step)
     graded = np.array([not _failed(episode) for episode in step.trajectories])
-    groups, advantages = _advantages(step, graded, kind)
     dropped = step.action_mask & step.context_truncated
     trained = step.action_mask & ~step.context_truncated & graded[step.trajectory_of_token]
     _check_sampling_logprobs(step, trained)
+    groups, advantages = _advantages(step, graded, kind)
     reasons = Counter(str(e.stop_reason) for e in step.trajectories if _failed(e))
     return PolicyData(
         trained=trained,
@@ -116,8 +116,10 @@ def _check_sampling_logprobs(step: Step, trained: NDArray[np.bool_]) -> None:
     if unknown.any():
         numbers = np.unique(step.trajectory_of_token[unknown])
         raise DataError(
-            f"use_rl needs the sampling log-prob of every trained action token; {int(unknown.sum())} are unknown, in "
-            f"{_names([step.trajectories[n].trajectory_id for n in numbers])}. {_VERIFIER_FREE}"
+            f"use_rl needs the exact ids and the sampling log-prob of every trained action token; {int(unknown.sum())} "
+            f"are unknown, in {_names([step.trajectories[n].trajectory_id for n in numbers])}. Traces imported as text "
+            f"have none, and none can be computed afterwards: only records of the sampler's ids and log-probs "
+            f"(docs/formats/calls.md) have them. {_VERIFIER_FREE}"
         )
 
 
@@ -151,4 +153,4 @@ def _names(ids: list[str]) -> str:
     return ", ".join(repr(i) for i in ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
 
 
-_VERIFIER_FREE = "Set use_rl = false to train on observations alone"
+_VERIFIER_FREE = "Set use_rl = false to train on observations alone, verifier-free"
