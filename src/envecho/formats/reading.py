@@ -167,7 +167,9 @@ def _json(file: IO[bytes], name: str, on_problem: OnProblem) -> Iterator[Documen
     while second and not second.strip():
         second = file.readline(MAX_LINE_BYTES + 1)
     file.seek(0)
-    if second and (_is_value(first) or (first.strip()[:1] == b"{" and _is_value(second))):
+    if len(first) > MAX_LINE_BYTES or (
+        second and (_is_value(first) or (first.strip()[:1] == b"{" and _is_value(second)))
+    ):
         yield from _lines(file, name, on_problem)
         return
     data = file.read(MAX_DOCUMENT_BYTES + 1)
@@ -193,7 +195,8 @@ def _lines(file: IO[bytes], name: str, on_problem: OnProblem) -> Iterator[Docume
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         if len(line) > MAX_LINE_BYTES:
-            on_problem(Problem(file=name, line=number, message=f"the line has over {MAX_LINE_BYTES} bytes"))
+            message = f"the line has over {MAX_LINE_BYTES} bytes; write one trajectory per line or file"
+            on_problem(Problem(file=name, line=number, message=message))
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_LINE_BYTES + 1)
             continue
