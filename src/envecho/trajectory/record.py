@@ -88,6 +88,7 @@ class Message(_Record):
 
     `labels` are facts that the world's generator states about this message, such as `{"view": "derivable",
     "operation": "filter"}`; nobody guesses them afterwards.
+    An import adds `redacted`: the kinds of secret that the turn's reasoning, calls or exact ids held.
     """
 
     role: ChatRole
