@@ -156,7 +156,7 @@ def test_atif_copied_steps_are_context_and_a_screen_is_cut(tmp_path: Path):
     ]
     assert found[7] == [("task", "no model")]
     assert trajectory.messages[5].reasoning == "hm"
-    assert facts(trajectory)["num_calls_with_ids"] == 1
+    assert facts(trajectory)["num_calls_with_ids"] == 0  # a completion without its prompt is no call
 
 
 def test_chat_messages_pair_calls_with_results_and_know_a_person(tmp_path: Path):

@@ -86,10 +86,10 @@ def assemble(turns: Sequence[Turn], origin: Origin, options: ImportOptions) -> T
     """Build the trajectory of one episode.
 
     Raises:
-        DataError: there is no answer of a model.
+        DataError: there is no turn.
     """
-    if not any(turn.kind == "assistant" for turn in turns):
-        raise DataError(f"expected at least one answer of a model, found none in {len(turns)} turns")
+    if not turns:
+        raise DataError("expected messages, found none")
     turns = paired(turns)
     proved = origin.action_provenance != "not_sampled"
     sampled = (place for place, turn in enumerate(turns) if turn.kind == "assistant" and turn.sampled)

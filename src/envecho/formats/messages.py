@@ -56,4 +56,7 @@ def _row(document: Document, row: Mapping[str, Any], options: ImportOptions, num
             "the request continues another answer (previous_response_id), so the prompt is not in the record; "
             "export the whole input"
         )
-    return assemble(turns_of(messages_of(row)), row_origin(document, row, number), options)
+    turns = turns_of(messages_of(row))
+    if not any(turn.kind == "assistant" for turn in turns):
+        raise DataError(f"expected at least one answer of a model, found none in {len(turns)} messages")
+    return assemble(turns, row_origin(document, row, number), options)

@@ -124,7 +124,7 @@ PACKS: Final[dict[str, tuple[Rule, ...]]] = {
         (r"\AThe output of the OS:\n*", _WRAPPER),
     ),
     "inspect": _rules(
-        (r"\AThe output of your call to (?s:.*?)<START_TOOL_OUTPUT>\n?", _CUT),
+        (r"\A\s*The output of your call to (?s:.*?)<START_TOOL_OUTPUT>\n?", _CUT),
         (r"\n?<END_TOOL_OUTPUT>\s*\Z", _CUT),
         (r"^Command timed out before completing\.", _TIMEOUT),
         (r"\A\s*Please proceed to the next step(?s:.*)\Z", _NOTICE),
@@ -187,7 +187,8 @@ def pack_of(text: str) -> str | None:
 def split(text: str, rules: Sequence[Rule], *, body: Source, tool: str | None = None) -> tuple[Segment, ...]:
     """Cut an observation into harness text and body; the segments joined are the text, character for character.
 
-    A place that two rules match belongs to the one that begins first, then to the earlier rule; the other keeps the rest.
+    A place that two rules match belongs to the one that begins first, then to the earlier rule; the other keeps its
+    rest.
     """
     found = sorted(
         (match.start(), number, match.end(), rule.source)
