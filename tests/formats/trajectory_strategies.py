@@ -21,7 +21,21 @@ from envecho.trajectory import (
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
-    ["", "\n", "a\r\nb", "\x1b[31mred", "</tool_response>", '{"a": 1}', "\u2028", "🙂é", "\x00", "ab" * 40]
+    [
+        "",
+        "\n",
+        "a\r\nb",
+        "\x1b[31mred",
+        "</tool_response>",
+        '{"a": 1}',
+        "\u2028",
+        "🙂é",
+        "\x00",
+        "ab" * 40,
+        "<returncode>0</returncode>\n<output>\nx\n</output>",
+        "OBSERVATION:\nx",
+        "[GAME] x",
+    ]
 )
 NAME = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 PLAIN = (

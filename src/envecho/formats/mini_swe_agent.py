@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from envecho.errors import DataError
+from envecho.formats import chat_export
 from envecho.formats.assemble import ImportOptions, Origin, assemble
 from envecho.formats.reading import Document
 from envecho.formats.rules import PACKS, Rule, split
@@ -37,7 +38,7 @@ def recognises(data: Any) -> bool:
     if isinstance(data, Mapping) and "trajectory_format" in data:
         return str(data["trajectory_format"]).startswith("mini-swe-agent")
     stored = data.get("messages") if isinstance(data, Mapping) else data
-    if not isinstance(stored, list):
+    if not isinstance(stored, list) or chat_export.recognises(data):  # messages with role spans are read by those
         return False
     return any(isinstance(m, Mapping) and m.get("role") == "user" and _SIGN.match(_text(m)) for m in stored)
 
