@@ -34,7 +34,8 @@ class TrainingData:
     `validation` holds trajectories because their labels are needed, and their sequences. `multipliers[i]` belong to
     `train[i]`; None where runs are not compared. `fingerprint` is a SHA-256 of all token ids and sources of the
     training pool: a run that continues must find the same. `excluded_env`: whose observations the rollout filters leave
-    out, and why.
+    out, and why. `groups` are the trajectories of each group of rollouts where rewards are compared, None elsewhere: a
+    step then holds whole groups.
     """
 
     train: tuple[tuple[TokenizedTrajectory, ...], ...]
@@ -43,6 +44,7 @@ class TrainingData:
     multipliers: tuple[tuple[NDArray[np.float32], ...], ...] | None
     fingerprint: str
     excluded_env: Mapping[str, str]
+    groups: tuple[tuple[int, ...], ...] | None = None
 
     def step_sequences(self, step: int, *, trajectories_per_step: int, seed: int) -> list[TokenizedTrajectory]:
         """Return the sequences of step `step` (counted from 1), trajectory by trajectory."""
@@ -55,6 +57,8 @@ class TrainingData:
         return [m for index in self._chosen(step, trajectories_per_step, seed) for m in self.multipliers[index]]
 
     def _chosen(self, step: int, trajectories_per_step: int, seed: int) -> list[int]:
+        if self.groups is not None:
+            return group_order(self.groups, step, trajectories_per_step=trajectories_per_step, seed=seed)
         return step_order(len(self.train), step, trajectories_per_step=trajectories_per_step, seed=seed)
 
 
@@ -93,7 +97,17 @@ def load_data(config: DataConfig, objective: EchoConfig, tokenizer: ChatTokenize
         validation_sequences=tuple(s for t in validation for s in tokenize_trajectory(t, tokenizer, max_tokens=limit)),
         fingerprint=digest.hexdigest(),
         excluded_env=excluded,
+        groups=_groups(train) if objective.samples_matter else None,
     )
+
+
+def _groups(train: Sequence[Sequence[TokenizedTrajectory]]) -> tuple[tuple[int, ...], ...]:
+    """The places of each group's trajectories; one without a group, which the policy term refuses, is its own."""
+    members: dict[str, list[int]] = {}
+    for place, sequences in enumerate(train):
+        group = sequences[0].group_id if sequences else None
+        members.setdefault(f"group {group}" if group is not None else f"alone {place}", []).append(place)
+    return tuple(map(tuple, members.values()))
 
 
 def _multipliers(
@@ -117,6 +131,30 @@ def step_order(num_trajectories: int, step: int, *, trajectories_per_step: int, 
     epoch, place = divmod(step - 1, steps_per_epoch)
     order = _epoch_order(num_trajectories, seed, epoch)
     return list(order[place * trajectories_per_step : (place + 1) * trajectories_per_step])
+
+
+def group_order(groups: tuple[tuple[int, ...], ...], step: int, *, trajectories_per_step: int, seed: int) -> list[int]:
+    """Return the trajectories of step `step` (counted from 1) where a step must hold whole groups.
+
+    An epoch is a permutation of the groups; a step takes the next ones while they fit, and at least one.
+    """
+    epoch = 0
+    while step > len(steps := _epoch_of_groups(groups, trajectories_per_step, seed, epoch)):
+        step, epoch = step - len(steps), epoch + 1
+    return list(steps[step - 1])
+
+
+@lru_cache(maxsize=64)
+def _epoch_of_groups(
+    groups: tuple[tuple[int, ...], ...], trajectories_per_step: int, seed: int, epoch: int
+) -> tuple[tuple[int, ...], ...]:
+    steps: list[tuple[int, ...]] = []
+    for number in _epoch_order(len(groups), seed, epoch):
+        if steps and len(steps[-1]) + len(groups[number]) <= trajectories_per_step:
+            steps[-1] += groups[number]
+        else:
+            steps.append(groups[number])
+    return tuple(steps)
 
 
 @lru_cache(maxsize=2)
