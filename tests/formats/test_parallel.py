@@ -19,7 +19,7 @@ import pytest
 from format_samples import SAMPLES
 
 from envecho.errors import ConfigError, DataError
-from envecho.formats import ImportOptions, ImportReport, Problem, import_batches, import_traces
+from envecho.formats import ImportOptions, ImportReport, Problem, Redactor, import_batches, import_traces
 from envecho.formats import importing as importing_module
 from envecho.formats import parallel as parallel_module
 from envecho.formats.rules import Rule
@@ -138,6 +138,17 @@ def test_an_unforeseen_failure_in_a_process_names_the_file(tmp_path: Path):
     with pytest.raises(DataError, match=r"0-anthropic\.json: [\s\S]*ZeroDivisionError: boom"):
         imported(folder, tmp_path / "x.parquet", num_workers=2, options=ImportOptions(rules=(rule,)))
     assert not (tmp_path / "x.parquet").exists()
+
+
+def test_options_that_no_other_process_can_get_are_refused(tmp_path: Path):
+    """Catches a traceback about pickling for a hook that is a lambda, and processes or folders left behind."""
+    folder = make_traces(tmp_path / "traces", copies=1)
+    options = ImportOptions(redactor=Redactor(hook=lambda text: []))
+    with pytest.raises(ConfigError, match="cannot be handed to another process"):
+        imported(folder, tmp_path / "x.parquet", num_workers=2, options=options)
+    assert [path.name for path in tmp_path.iterdir()] == ["traces"]
+    assert multiprocessing.active_children() == []
+    assert imported(folder, tmp_path / "x.parquet", num_workers=1, options=options)[1].num_trajectories
 
 
 def test_a_few_files_are_the_work_of_this_process_and_many_of_all_cores(tmp_path: Path, monkeypatch):

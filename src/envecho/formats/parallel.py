@@ -9,9 +9,10 @@ is the work of one process. Not here: what a file means (`importing`).
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-import shutil
+import pickle
 import signal
 import tempfile
 import traceback
@@ -78,16 +79,14 @@ def import_batches(
         return
     if spool is not None:
         spool.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="envecho-import-", dir=spool))
-    pool = _Pool(work, parcels, folder, min(num_workers, len(parcels)))
-    try:
+    with (
+        tempfile.TemporaryDirectory(prefix="envecho-import-", dir=spool, ignore_cleanup_errors=True) as folder,
+        contextlib.closing(_Pool(work, parcels, Path(folder), min(num_workers, len(parcels)))) as pool,
+    ):
         for number in range(len(parcels)):
             yield from pool.take(number)
             for part in pool.reports.pop(number):
                 report.merge(part)
-    finally:
-        pool.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def default_workers(files: Sequence[InputFile]) -> int:
@@ -245,7 +244,13 @@ class _Pool:
         for _ in range(num_workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, work, parcels, folder), daemon=True)
-            process.start()
+            try:
+                process.start()
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                self.close()
+                raise ConfigError(
+                    f"the options cannot be handed to another process: {error}; use functions of modules, or one worker"
+                ) from error
             theirs.close()
             self._workers.append(_Worker(process=process, connection=ours))
 
