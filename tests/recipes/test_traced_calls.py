@@ -13,7 +13,17 @@ import pytest
 from envecho.formats import ImportReport, import_traces, training_trace_export
 from envecho.recipes.traced_calls import traced_calls
 from envecho.tokens import ChatTokenizer, render_prompt, tokenize_trajectory
-from envecho.trajectory import Message, SampledTokens, Segment, Source, StopReason, Trajectory
+from envecho.trajectory import (
+    ExactBranch,
+    Message,
+    SampledTokens,
+    Segment,
+    Source,
+    SpanKind,
+    StopReason,
+    TokenSpan,
+    Trajectory,
+)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +124,33 @@ def test_the_trace_without_our_keys_still_gives_the_same_ids(smol: ChatTokenizer
     last = document["turns"][-1]
     assert list(branch.token_ids) == [*last["prompt_token_ids"], *last["completion_token_ids"]]
     assert [m.content for m in found.messages] == [m.content for m in trajectory.messages[:4]]
+
+
+def test_a_forked_history_shows_each_call_once(smol: ChatTokenizer):
+    """Catches a call that is trained in every branch that repeats it: the fork owns what is new alone."""
+    trajectory = episode(smol)
+    first, second = (trajectory.messages[place].sampled for place in (1, 3))
+    assert first is not None
+    assert second is not None
+    prompt = tuple(render_prompt(trajectory.messages[:1], smol).tolist())
+    told = tuple(smol.hf.encode("a.log\n", add_special_tokens=False))
+    opening = (
+        TokenSpan(end=len(prompt), kind=SpanKind.MIXED, turn=0, num_turns=1),
+        TokenSpan(end=len(prompt) + len(first.token_ids), kind=SpanKind.SAMPLED, turn=1, num_turns=1),
+    )
+    shared = (*prompt, *first.token_ids)
+    behind = (
+        TokenSpan(end=len(shared) + len(told), kind=SpanKind.CONTENT, turn=2, num_turns=1),
+        TokenSpan(end=len(shared) + len(told) + len(second.token_ids), kind=SpanKind.SAMPLED, turn=3, num_turns=1),
+    )
+    branches = (
+        ExactBranch(token_ids=shared, spans=opening),
+        ExactBranch(token_ids=(*shared, *told, *second.token_ids), spans=(*opening, *behind), owned_from=len(shared)),
+    )
+    forked = trajectory.model_copy(update={"branches": branches})
+    calls = traced_calls(forked, tokenize_trajectory(forked, smol))
+    assert [(call.answer, call.shown) for call in calls] == [(1, (0,)), (3, (0, 1, 2))]
+    assert [call.prompt_ids for call in calls] == [prompt, (*shared, *told)]
 
 
 def test_turns_without_log_probs_are_no_calls(smol: ChatTokenizer):

@@ -42,8 +42,8 @@ def write(trajectory: Trajectory, notes: Counter[str]) -> dict[str, Any]:
 
 
 def recognises(data: Any) -> bool:
-    """Whether a document holds messages with spans."""
-    messages = data.get("messages") if isinstance(data, Mapping) else None
+    """Whether a document is or holds a list of messages with spans."""
+    messages = data.get("messages") if isinstance(data, Mapping) else data
     return isinstance(messages, list) and any(isinstance(m, Mapping) and rfc010.KEY in m for m in messages)
 
 
@@ -53,7 +53,7 @@ def read(document: Document, options: ImportOptions, *, number: int | None = Non
     Raises:
         DataError: a message or its spans are malformed; the error names the message.
     """
-    data = document.data
+    data = document.data if isinstance(document.data, Mapping) else {"messages": document.data}
     messages = []
     for place, chat in enumerate(data["messages"]):
         try:

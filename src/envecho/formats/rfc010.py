@@ -285,7 +285,8 @@ def _facts(
         "num_observations_without_rule": 0,
         "num_turns_of_a_person": 0,
     }
-    facts |= before if isinstance(before, Mapping) else {}
+    if isinstance(before, Mapping):
+        facts |= {"first_format": before.get("format"), **before}
     facts |= {"format": format, "file": document.file, "line": document.line, "number": number, KEY: VERSION}
     facts["grader_in_text"] = any(s.source is Source.GRADER for m in messages for s in m.segments)
     return {name: value for name, value in facts.items() if value is not None or name == "rule_pack"}

@@ -69,7 +69,7 @@ def response_of(sequence: TokenizedTrajectory, notes: Counter[str]) -> Response 
         )
     notes["entropies of sampled tokens"] += int((~np.isnan(sequence.sampling_entropies[start:])).sum())
     _note_sources(sequence, owned, notes)
-    logprobs = np.where(known & policy, sequence.sampling_logprobs, 0.0)[start:]
+    logprobs = np.where(policy, sequence.sampling_logprobs, 0.0)[start:]
     ids: list[int] = sequence.token_ids.tolist()
     return Response(
         prompt_ids=ids[:start],
@@ -77,7 +77,7 @@ def response_of(sequence: TokenizedTrajectory, notes: Counter[str]) -> Response 
         action_mask=_bits(action[start:]),
         policy_mask=_bits(policy[start:]),
         obs_mask=_bits(env_target_mask(sequence)[start:]),
-        warning_mask=_bits((warning & owned)[start:]),
+        warning_mask=_bits(warning[start:]),
         logprobs=[float(value) for value in logprobs] if policy.any() else None,
         about=about(sequence),
     )
