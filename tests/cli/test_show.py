@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from envecho.cli.show import command
 from envecho.errors import DataError
-from envecho.trajectory import Message, Role, Segment, Source, StopReason, Trajectory
+from envecho.trajectory import Message, Role, Segment, Source, StopReason, ToolCall, Trajectory
 from envecho.trajectory.store import write_trajectories
 
 OUTPUT = "\x1b[2J3 errors\n<script>alert(1)</script>\n"
@@ -108,6 +108,62 @@ def test_one_trajectory_is_shown_by_segments_without_a_model(file: Path):
     assert "turn 3 · stdout, status" in out
     for role in Role:
         assert role.value in out
+
+
+def test_nothing_of_a_file_acts_in_the_terminal(tmp_path: Path):
+    """Catches links, overrides, bells and rich's own markup that a trace brings along, in text, ids and tasks."""
+    hostile = "\x1b]8;;http://evil\x07click\x1b]8;;\x07 [bold red]markup[/nope] :smile: \u202egnp.exe \u200b"
+    message = Message(role="user", segments=(Segment(source=Source.STDOUT, text=hostile),))
+    path = tmp_path / "hostile.parquet"
+    write_trajectories(path, [Trajectory(id=f"[red]{hostile}", task_id="[/x]\u2066", messages=(message,))])
+    for out in (show(path).stdout, show(path, "--index", 0).stdout, show(path, "--find", "click").stdout):
+        assert not {"\x1b", "\x07", "\u202e", "\u200b", "\u2066"} & set(out)
+    one = show(path, "--index", 0).stdout
+    assert "[bold red]markup[/nope] :smile:" in one
+    assert "⟨U+202E⟩gnp.exe" in one
+    assert "␛]8;;http://evil␇click" in one
+    assert json.loads(show(path, "--index", 0, "--json").stdout)["views"][0]["tokens"][0]["text"] == hostile
+
+
+def test_nothing_of_a_file_acts_in_the_page(tmp_path: Path):
+    """Catches a script, a closing tag or an attribute that a trace, an id or a search brings into the page."""
+    hostile = '</span></script><script>alert(1)</script><img src=x onerror="alert(2)">&amp;\'"'
+    message = Message(role="user", segments=(Segment(source=Source.STDOUT, text=hostile),))
+    path = tmp_path / "hostile.parquet"
+    write_trajectories(path, [Trajectory(id=hostile, task_id="t", messages=(message,))])
+    show(path, "--find", '"', "--html", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<script") == page.count("</script") == 1
+    assert "<img" not in page
+    assert 'onerror="' not in page
+    assert "&lt;img src=x onerror=&#34;alert(2)&#34;&gt;&amp;amp;&#39;&#34;" in page
+    assert 'value="&#34;"' in page
+
+
+def test_reasoning_and_calls_are_shown_without_a_model(tmp_path: Path):
+    """Catches a tool-calling trace in which nobody seems to act, because calls are no segments."""
+    acting = Message(
+        role="assistant", segments=(), reasoning="Let me look.",
+        tool_calls=(ToolCall(name="bash", arguments='{"command": "ls"}'),),
+    )  # fmt: skip
+    path = tmp_path / "calls.parquet"
+    write_trajectories(path, [Trajectory(id="1", task_id="t", messages=(acting,))])
+    assert 'Let me look.\nbash({"command": "ls"})\n' in show(path, "--index", 0).stdout
+    assert json.loads(show(path, "--json").stdout)["trajectories"][0]["characters"]["action"] == 12 + 23
+
+
+def test_redacted_text_is_recognisable_in_both_views(tmp_path: Path):
+    """Catches a secret's place that looks like anything else that nobody trains."""
+    parts = (("the key is ", Source.STDOUT), ("[redacted:api-key]", Source.REDACTED), ("\n", Source.STDOUT))
+    message = Message(role="user", segments=tuple(Segment(source=source, text=text) for text, source in parts))
+    path = tmp_path / "redacted.parquet"
+    write_trajectories(path, [Trajectory(id="1", task_id="t", messages=(message,))])
+    out = show(path, "--index", 0, "--html", tmp_path / "page.html") and show(path, "--index", 0).stdout
+    assert "the key is ⟦[redacted:api-key]⟧\n" in out
+    assert "turn 0 · stdout, redacted" in out
+    page = (tmp_path / "page.html").read_text()
+    assert '<span class="t context redacted" data-source="redacted"' in page
+    assert "taken out of the trace, never trained" in page
 
 
 def test_an_index_beyond_the_file_says_how_many_there_are(file: Path):
