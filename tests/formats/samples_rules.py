@@ -118,6 +118,7 @@ CUT: list[tuple[str, list[tuple[str, str]]]] = [
             ("status", "[Python interpreter: /p]"),
         ],
     ),
+    ("openhands", [(B, "a\r\n"), ("shell_prompt", "root@4f:/workspace # ")]),
     ("openhands", [(B, "a\n"), ("status", "[Command -1 finished with exit code 0]")]),
     ("openhands", [(B, "a\n"), ("truncation_notice", "[... Observation truncated due to length ...]"), (B, "\nz")]),
     (

@@ -47,7 +47,7 @@ KNOWN = {
     "claude-code": ("proved", True, False, True, False),
     "codex": ("proved", True, False, True, False),
     "codex-stream": ("proved", True, False, True, False),
-    "openhands-0": ("proved", True, False, True, False),
+    "openhands-0": ("proved", False, False, True, False),
     "openhands-1": ("proved", False, False, True, False),
 }
 

@@ -1,22 +1,23 @@
-"""Events of OpenHands: V0 (a list of `{"id", "action" or "observation"}`) and V1 (one `{"kind": ...}` per line).
+"""Events of OpenHands: V0 (a list, a folder or a result row of them, `openhands_v0`) and V1 (one `{"kind": ...}` each).
 
-What an event is follows from its having an action or an observation, never from its `source`. Events that share one
-answer of the model are one turn. An observation whose action is not in the file answers nobody and is left out. Not
-here: the words that OpenHands writes around an output (`rules`).
+Events of V1 that share one answer of the model are one turn. An observation whose action is not in the file answers
+nobody and is left out. A condensation begins a new episode. Not here: the words that OpenHands writes around an output
+(`rules`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from envecho.errors import DataError
-from envecho.formats import token_fields
+from envecho.formats import openhands_v0, token_fields
 from envecho.formats.assemble import ImportOptions, Origin
 from envecho.formats.exact import Call, assemble_with_calls
-from envecho.formats.reading import Document
-from envecho.formats.rules import PACKS, split
+from envecho.formats.openhands_v0 import Events, around
+from envecho.formats.reading import Document, Refused
+from envecho.formats.rules import PACKS, Rule, split
 from envecho.formats.token_fields import COMPLETION, PROMPT, has_call
 from envecho.formats.turns import Turn, turns_of
 from envecho.trajectory import Segment, Source, ToolCall, Trajectory
@@ -24,177 +25,156 @@ from envecho.trajectory import Segment, Source, ToolCall, Trajectory
 NAME = "openhands"
 _KINDS: Final = ("SystemPromptEvent", "MessageEvent", "ActionEvent", "ObservationEvent", "AgentErrorEvent",
                  "UserRejectObservation", "Condensation", "ConversationStateUpdateEvent", "TokenEvent")  # fmt: skip
-_SILENT: Final = ("recall", "system", "change_agent_state", "agent_state_changed", "null")
 
 
 def recognises(data: Any) -> bool:
-    """Whether this is a list of V0 events, or the first of a file of V1 events."""
+    """Whether this is a list of V0 events, a row that holds one, or the first of a file of events."""
     if isinstance(data, list):
-        events = [event for event in data if isinstance(event, Mapping)]
-        return bool(events) and len(events) == len(data) and all(_is_v0(event) for event in events)
-    return isinstance(data, Mapping) and data.get("kind") in _KINDS
+        return bool(data) and all(openhands_v0.is_event(event) for event in data)
+    if not isinstance(data, Mapping):
+        return False
+    return data.get("kind") in _KINDS or openhands_v0.is_event(data) or _history(data) is not None
 
 
 def recognises_line(data: Any) -> bool:
-    """Whether a line is a V1 event."""
-    return isinstance(data, Mapping) and isinstance(data.get("kind"), str) and "id" in data
+    """Whether a line is an event."""
+    if not isinstance(data, Mapping):
+        return False
+    if isinstance(data.get("kind"), str) and "id" in data:
+        return True
+    return openhands_v0.is_event(data) or _history(data) is not None
 
 
-def _is_v0(event: Mapping[str, Any]) -> bool:
-    return "id" in event and ("action" in event or "observation" in event) and "source" in event
+def _history(row: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    history = row.get("history")
+    found = list(openhands_v0.flattened(history)) if isinstance(history, list) else []
+    return found or None
 
 
-def read(document: Document, options: ImportOptions, *, number: int | None = None) -> Iterator[Trajectory]:
-    """Yield the episode of a V0 list, or of one V1 event.
-
-    Raises:
-        DataError: an event has no text where one is needed.
-    """
-    if isinstance(document.data, Mapping):
-        yield from read_lines([document], options)
-        return
-    yield from _episode(document, _v0(document.data), options, version="0", number=number)
-
-
-def read_lines(documents: Iterable[Document], options: ImportOptions) -> Iterator[Trajectory]:
-    """Yield the episodes of V1 events; a condensation begins a new one.
+def read(document: Document, options: ImportOptions, *, number: int | None = None) -> Iterator[Trajectory | Refused]:
+    """Yield the episodes of a V0 list or row.
 
     Raises:
         DataError: an event has no text where one is needed.
     """
-    parts: list[list[Mapping[str, Any]]] = [[]]
+    data = document.data
+    if isinstance(data, Mapping):
+        events, row = _history(data) or [data], data
+    else:
+        events, row = list(data), {}
+    yield from _episodes(document, events, options, row=row, number=number)
+
+
+def read_lines(documents: Iterable[Document], options: ImportOptions) -> Iterator[Trajectory | Refused]:
+    """Yield the episodes of events, or of rows that hold some each; one that cannot be read is refused."""
     first: Document | None = None
+    events: list[Mapping[str, Any]] = []
     for document in documents:
-        first = first or document
-        if document.data.get("kind") == "Condensation":
-            parts.append([])
+        if (history := _history(document.data)) is not None:
+            yield from _episodes(document, history, options, row=document.data, number=None)
         else:
-            parts[-1].append(document.data)
-    assert first is not None
-    whole = Document(file=first.file, data=None)
-    for number, events in enumerate(parts):
-        turns, segments, orphans, calls = _v1(events)
-        yield from _episode(whole, (turns, segments, orphans), options, version="1", number=number, calls=calls)
+            first = first or document
+            events.append(document.data)
+    if first is not None:
+        yield from _episodes(Document(file=first.file, data=None), events, options, row={}, number=0)
 
 
-_Read = tuple[list[Turn], dict[int, tuple[Segment, ...]], int]
-
-
-def _episode(
+def _episodes(
     document: Document,
-    found: _Read,
+    events: Sequence[Mapping[str, Any]],
     options: ImportOptions,
     *,
-    version: str,
+    row: Mapping[str, Any],
     number: int | None,
-    calls: Mapping[int, Call] | None = None,
-) -> Iterator[Trajectory]:
-    turns, segments, orphans = found
-    if not any(turn.kind == "assistant" for turn in turns):
-        return
-    origin = Origin(
+) -> Iterator[Trajectory | Refused]:
+    """Cut the events where their history is rewritten, and read each part."""
+    is_v1 = any("kind" in event for event in events)
+    parts: list[list[Mapping[str, Any]]] = [[]]
+    for event in events:
+        if event.get("kind") == "Condensation" or openhands_v0.is_break(event):
+            parts.append([])
+        else:
+            parts[-1].append(event)
+    rules = options.rules + PACKS["openhands"]
+    for place, part in enumerate(parts):
+        try:
+            found = _v1(part, rules) if is_v1 else _EventsAndCalls(events=openhands_v0.read_events(part, rules))
+            turns = found.events.turns
+            if not any(turn.kind == "assistant" for turn in turns):
+                continue
+            index = number if len(parts) == 1 else 1000 * (number or 0) + place
+            origin = _origin(document, found.events, row, is_v1=is_v1, number=index)
+            if place:
+                origin = replace(origin, context_incomplete=True)
+            yield assemble_with_calls(turns, found.calls, origin, options)
+        except DataError as error:
+            yield Refused(document=document, error=error)
+
+
+def _origin(document: Document, events: Events, row: Mapping[str, Any], *, is_v1: bool, number: int | None) -> Origin:
+    answers = [turn for turn in events.turns if turn.kind == "assistant"]
+    resolved = next((row[key] for key in ("resolved", "success", "reward") if key in row), None)
+    return Origin(
         format=NAME,
         document=document,
         number=number,
+        task=str(row["instance_id"]) if isinstance(row.get("instance_id"), str) else None,
+        reward=float(resolved) if isinstance(resolved, bool | int | float) else None,
         pack="openhands",
-        action_provenance="proved",
-        context_incomplete=not any(turn.kind == "system" for turn in turns),
-        segments=segments,
-        facts={"format_version": version, "num_orphan_observations": orphans},
+        action_provenance="proved" if answers and events.all_answered else "assumed",
+        context_incomplete=not any(turn.kind == "system" for turn in events.turns),
+        segments=events.segments,
+        facts={"format_version": "1" if is_v1 else "0", "num_orphan_observations": events.num_orphans},
     )
-    yield assemble_with_calls(turns, calls or {}, origin, options)
 
 
-def _v0(events: Sequence[Mapping[str, Any]]) -> _Read:
-    turns: list[Turn] = []
-    segments: dict[int, tuple[Segment, ...]] = {}
-    answered: set[Any] = set()
-    orphans = 0
-    actions = {event["id"] for event in events if "action" in event}
+@dataclass(kw_only=True)
+class _EventsAndCalls:
+    """What the events say, with the ids of the calls that have some."""
+
+    events: Events = field(default_factory=Events)
+    calls: dict[int, Call] = field(default_factory=dict[int, Call])
+
+
+def _v1(events: Sequence[Mapping[str, Any]], rules: Sequence[Rule]) -> _EventsAndCalls:
+    found = _EventsAndCalls()
+    turns = found.events.turns
+    actions = {event.get("id") for event in events if event.get("kind") == "ActionEvent"}
+    calls = {_call_of(event).get("id") for event in events if event.get("kind") == "ActionEvent"}
+    place_of: dict[Any, int] = {}
     for event in events:
-        call = event["tool_call_metadata"] if isinstance(event.get("tool_call_metadata"), Mapping) else {}
-        if "action" in event:
-            turn = _v0_action(event, call, answered)
-            turns += [turn] if turn else []
-        elif event["observation"] not in _SILENT:
-            if event.get("cause") not in actions:
-                orphans += 1
-                continue
-            segments[len(turns)] = _v0_segments(event)
-            text = "".join(segment.text for segment in segments[len(turns)])
-            turns.append(
-                Turn(kind="tool", text=text, tool_call_id=call.get("tool_call_id"), name=call.get("function_name"))
-            )
-    return turns, segments, orphans
-
-
-def _v0_action(event: Mapping[str, Any], call: Mapping[str, Any], answered: set[Any]) -> Turn | None:
-    response = call.get("model_response")
-    args = event["args"] if isinstance(event.get("args"), Mapping) else {}
-    if isinstance(response, Mapping) and response.get("choices"):
-        if response.get("id") in answered:
-            return None
-        answered.add(response.get("id"))
-        (turn,) = turns_of([{"role": "assistant", **response["choices"][0]["message"]}])
-        return turn
-    if event["action"] in _SILENT:
-        return None
-    text = str(args.get("content") or args.get("thought") or event.get("message") or "")
-    return Turn(kind="assistant" if event.get("source") == "agent" else "user", text=text, is_lossy=True)
-
-
-def _v0_segments(event: Mapping[str, Any]) -> tuple[Segment, ...]:
-    content = event.get("content")
-    if not isinstance(content, str):
-        raise DataError(f"expected text as the content of event {event['id']}, found {type(content).__name__}")
-    extras = event["extras"] if isinstance(event.get("extras"), Mapping) else {}
-    metadata = extras["metadata"] if isinstance(extras.get("metadata"), Mapping) else {}
-    before, after = (str(metadata.get(name) or "") for name in ("prefix", "suffix"))
-    is_run = event["observation"] == "run"
-    body = Source.STDOUT if is_run else Source.TOOL_ERROR if event["observation"] == "error" else Source.TOOL_RESULT
-    cut = split(content, PACKS["openhands"], body=body)
-    around = [(Segment(source=Source.STATUS, text=text),) if text else () for text in (before, after)]
-    return (*around[0], *cut, *around[1])
-
-
-def _v1(events: Sequence[Mapping[str, Any]]) -> tuple[list[Turn], dict[int, tuple[Segment, ...]], int, dict[int, Call]]:
-    turns: list[Turn] = []
-    calls: dict[int, Call] = {}
-    segments: dict[int, tuple[Segment, ...]] = {}
-    orphans = 0
-    actions = {event["id"] for event in events if event.get("kind") == "ActionEvent"}
-    last_response: Any = None
-    for event in events:
-        kind = event.get("kind")
+        kind, response = event.get("kind"), event.get("llm_response_id")
         if kind == "ActionEvent":
             turn = _v1_action(event)
-            if turns and last_response is not None and event.get("llm_response_id") == last_response:
-                turns[-1] = replace(turns[-1], tool_calls=turns[-1].tool_calls + turn.tool_calls)
-            else:
-                turns.append(turn)
-            last_response = event.get("llm_response_id")
+            if response is not None and response in place_of:
+                before = turns[place_of[response]]
+                turns[place_of[response]] = replace(before, tool_calls=before.tool_calls + turn.tool_calls)
+                continue
+            if response is not None:
+                place_of[response] = len(turns)
+            found.events.all_answered = found.events.all_answered and response is not None
+            turns.append(turn)
         elif kind == "TokenEvent":
             # It follows the events of the answer whose ids it holds.
             answer = next((k for k in range(len(turns) - 1, -1, -1) if turns[k].kind == "assistant"), None)
-            if answer is not None and answer not in calls and has_call(event):
-                calls[answer] = _ids(event, answer)
+            if answer is not None and answer not in found.calls and has_call(event):
+                found.calls[answer] = _ids(event, answer)
         elif kind in ("ObservationEvent", "AgentErrorEvent", "UserRejectObservation"):
-            if event.get("action_id", event.get("tool_call_id")) is None or (
-                kind != "AgentErrorEvent" and event.get("action_id") not in actions
-            ):
-                orphans += 1
-                continue
-            cut = _v1_segments(event, kind)
-            segments[len(turns)] = cut
-            text = "".join(segment.text for segment in cut)
-            turns.append(
-                Turn(kind="tool", text=text, tool_call_id=event.get("tool_call_id"), name=event.get("tool_name"))
+            is_known = event.get("action_id") in actions or (
+                kind == "AgentErrorEvent" and event.get("tool_call_id") in calls
             )
-            last_response = None
+            if not is_known:
+                found.events.num_orphans += 1
+                continue
+            cut = _v1_segments(event, kind, rules)
+            found.events.observe(cut, call_id=event.get("tool_call_id"), tool=event.get("tool_name"))
         elif kind in ("MessageEvent", "SystemPromptEvent"):
             turns.append(_v1_message(event, kind))
-            last_response = None
-    return turns, segments, orphans, calls
+    return found
+
+
+def _call_of(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    return event["tool_call"] if isinstance(event.get("tool_call"), Mapping) else {}
 
 
 def _ids(event: Mapping[str, Any], place: int) -> Call:
@@ -204,11 +184,11 @@ def _ids(event: Mapping[str, Any], place: int) -> Call:
 
 
 def _v1_action(event: Mapping[str, Any]) -> Turn:
-    call = event["tool_call"] if isinstance(event.get("tool_call"), Mapping) else {}
+    call = _call_of(event)
     stored = ToolCall(
         name=str(call.get("name") or event.get("tool_name")),
         arguments=str(call.get("arguments", "")),
-        id=call.get("id"),
+        id=call["id"] if isinstance(call.get("id"), str) else None,
     )
     reasoning = event.get("reasoning_content")
     return Turn(
@@ -228,23 +208,17 @@ def _v1_message(event: Mapping[str, Any], kind: str) -> Turn:
     return Turn(kind="assistant" if is_agent else "user", text=_parts(message.get("content")))
 
 
-def _v1_segments(event: Mapping[str, Any], kind: str) -> tuple[Segment, ...]:
+def _v1_segments(event: Mapping[str, Any], kind: str, rules: Sequence[Rule]) -> tuple[Segment, ...]:
     if kind == "AgentErrorEvent":
         return (Segment(source=Source.FORMAT_WARNING, text=str(event.get("error", ""))),)
     if kind == "UserRejectObservation":
         return (Segment(source=Source.HARNESS_NOTICE, text=str(event.get("rejection_reason", ""))),)
     observation = event["observation"] if isinstance(event.get("observation"), Mapping) else {}
-    metadata = observation["metadata"] if isinstance(observation.get("metadata"), Mapping) else {}
     body = Source.TOOL_ERROR if observation.get("is_error") else Source.TOOL_RESULT
-    content = _parts(observation.get("content"))
-    before, after = (str(metadata.get(name) or "") for name in ("prefix", "suffix"))
-    around = [(Segment(source=Source.STATUS, text=text),) if text else () for text in (before, after)]
-    return (*around[0], *split(content, PACKS["openhands"], body=body, tool=event.get("tool_name")), *around[1])
+    return around(split(_parts(observation.get("content")), rules, body=body), observation.get("metadata"))
 
 
 def _parts(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
-    if not isinstance(content, list):
-        raise DataError(f"expected text or parts, found {type(content).__name__}")
-    return "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    return "".join(turn.text for turn in turns_of([{"role": "user", "content": content}]))

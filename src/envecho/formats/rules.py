@@ -96,6 +96,7 @@ PACKS: Final[dict[str, tuple[Rule, ...]]] = {
         (r"^\[Error occurred in processing last action\]\n?", _FORMAT),
         (r"\A(?:ERROR: )?Cannot execute multiple commands at once(?s:.*)\Z", _FORMAT),
         (r"\APlease continue working on the task\b(?s:.*)\Z", _NOTICE),
+        (r"(?:^|(?<=\n))[\w.-]+@[\w.-]+:[~/][^\n#$]*[#$] ?\Z", Source.SHELL_PROMPT),
     ),
     "terminus": _rules(
         (r"\APrevious response had parsing errors:\n(?s:.*)\Z", _FORMAT),
