@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from trajectory_strategies import JSON, trajectories
 
-from envecho.formats import ImportReport, atif_export, chat_export, import_traces, openenv_export
+from envecho.formats import (
+    ImportReport,
+    atif_export,
+    chat_export,
+    import_traces,
+    openenv_export,
+    training_trace_export,
+)
+from envecho.formats.training_trace_export import TracedCall
 from envecho.trajectory import Message, Segment, Source, Trajectory
 
 Write = Callable[[Trajectory, Counter[str]], dict[str, Any]]
@@ -107,3 +115,35 @@ def test_messages_of_another_writer_need_no_key_of_ours():
             [Source.POLICY],
         ]
         assert found.id == ("7" if "id" in document else "export")
+
+
+def calls_of(trajectory: Trajectory) -> list[TracedCall]:
+    """A call for every turn with log-probs; its prompt shows all messages before it."""
+    found: list[TracedCall] = []
+    for place, message in enumerate(trajectory.messages):
+        sampled = message.sampled
+        if sampled is not None and sampled.logprobs is not None and sampled.token_ids:
+            found.append(
+                TracedCall(
+                    shown=tuple(range(place)),
+                    answer=place,
+                    prompt_ids=(1, 2),
+                    completion_ids=sampled.token_ids,
+                    logprobs=sampled.logprobs,
+                    trains=True,
+                    token_spans=(),
+                )
+            )
+    return found
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(trajectories())
+def test_an_import_of_an_exported_trace_is_the_same_trajectory(trajectory: Trajectory):
+    """Catches messages that no call shows, turns without log-probs between calls, and names without a place."""
+    calls = calls_of(trajectory)
+    assume(calls)
+    found, report = imported([training_trace_export.write(trajectory, calls, Counter())])
+    assert report.problems == []
+    assert report.formats == {"openenv-trace": 1}
+    assert [without_origin(found) for found in found] == [trajectory]
