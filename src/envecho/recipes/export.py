@@ -86,7 +86,7 @@ def export_file(file: Path, target: str, out: Path, *, model: str | None = None)
                 continue
             report.notes.update(notes)
             if not texts:
-                report.left_out.append((trajectory.id, _NOTHING[target in ROW_TARGETS]))
+                report.left_out.append((trajectory.id, _NO_CALL if target == TRACE_TARGET else _NO_TARGET))
                 continue
             report.num_exported += 1
             report.num_documents += len(texts)
@@ -107,7 +107,8 @@ def _num_rows(file: Path) -> int:
         return 0
 
 
-_NOTHING: Final = ("no turn has sampled ids with log-probs, so there is no call to write", "it has no token to train")
+_NO_CALL: Final = "no turn has sampled ids with log-probs, so there is no call to write"
+_NO_TARGET: Final = "nothing in it can be trained on: no answer of the world, and no action with log-probs"
 
 
 def _tokenizer(model: str) -> ChatTokenizer:
