@@ -15,7 +15,7 @@ from typing import Any
 from envecho.errors import DataError
 from envecho.formats.assemble import ImportOptions, assemble
 from envecho.formats.message_rows import decoded, holds_messages, messages_of, row_origin
-from envecho.formats.reading import Document, Refused
+from envecho.formats.reading import MALFORMED, Document, Refused, refuse
 from envecho.formats.turns import turns_of
 from envecho.trajectory import Trajectory
 
@@ -45,15 +45,15 @@ def read(document: Document, options: ImportOptions, *, number: int | None = Non
     for place, exchange in enumerate(document.data["interactions"]):
         try:
             found = _chain(exchange, place, chains, told)
-        except DataError as error:
-            yield Refused(document=document, error=error)
+        except MALFORMED as error:
+            yield refuse(document, error)
             continue
         chains = [*(chain for chain in chains if not _starts(found.messages, chain)), found]
     for index, chain in enumerate(chains):
         try:
             yield _episode(document, chain, index, options)
-        except DataError as error:
-            yield Refused(document=document, error=error)
+        except MALFORMED as error:
+            yield refuse(document, error)
 
 
 def _starts(messages: Sequence[Any], chain: _Chain) -> bool:

@@ -2,40 +2,53 @@
 
 One answer of the model lies on several lines with one message id: they are one turn. Sub-agents' lines are interleaved
 and have a root of their own; `/clear` and a compaction begin a new episode. The system prompt and the tool schemas are
-not in the file, so the context is incomplete. Not here: single messages (`turns`).
+not in the file, so the context is incomplete. `toolUseResult` says what of a result was standard output and error. Not
+here: single messages (`turns`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from envecho.formats.assemble import ImportOptions, Origin, assemble
-from envecho.formats.reading import Document
-from envecho.formats.turns import turns_of
-from envecho.trajectory import Trajectory
+from envecho.formats.reading import MALFORMED, Document, Refused, refuse
+from envecho.formats.rules import PACKS, Rule, split
+from envecho.formats.turns import Turn, turns_of
+from envecho.trajectory import Segment, Source, Trajectory
 
 NAME = "claude-code"
-_KINDS = ("user", "assistant")
+_KINDS: Final = ("user", "assistant")
+_OTHERS: Final = ("summary", "file-history-snapshot", "system", "progress", "queue-operation", "attachment", "ai-title",
+                  "custom-title", "last-prompt", "agent-name", "permission-mode", "pr-link")  # fmt: skip
+_MARKS: Final = ("sessionId", "parentUuid", "leafUuid", "snapshot", "uuid")
+_RESULT: Final = "envecho_tool_use_result"
 
 
 def recognises(data: Any) -> bool:
     """Whether a line is one of a session's."""
-    return isinstance(data, Mapping) and "sessionId" in data and ("parentUuid" in data or "leafUuid" in data)
+    if not isinstance(data, Mapping):
+        return False
+    if data.get("type") in _OTHERS:
+        return any(mark in data for mark in _MARKS)
+    is_message = data.get("type") in _KINDS and isinstance(data.get("message"), Mapping)
+    return is_message and any(mark in data for mark in (*_MARKS, "timestamp"))
 
 
 def recognises_line(data: Any) -> bool:
-    """Whether a line belongs to a session that has begun, such as a summary."""
-    return recognises(data) or (isinstance(data, Mapping) and data.get("type") in ("summary", "file-history-snapshot"))
+    """Whether a line belongs to a session that has begun: any that says its type and its session."""
+    return recognises(data) or (isinstance(data, Mapping) and isinstance(data.get("type"), str) and "sessionId" in data)
 
 
-def read_lines(documents: Iterable[Document], options: ImportOptions) -> Iterator[Trajectory]:
+_Line = tuple[Document, Mapping[str, Any]]
+
+
+def read_lines(documents: Iterable[Document], options: ImportOptions) -> Iterator[Trajectory | Refused]:
     """Yield the episodes of a session's file: the main thread's, cut at `/clear` and compactions, and each sub-agent's.
 
-    Raises:
-        DataError: a message cannot be read.
+    An episode with a message that cannot be read is refused; the others are read.
     """
-    threads: dict[str, list[tuple[Document, Mapping[str, Any]]]] = {}
+    threads: dict[str, list[_Line]] = {}
     root_of: dict[str, str] = {}
     part: dict[str, int] = {}
     for document in documents:
@@ -53,12 +66,13 @@ def read_lines(documents: Iterable[Document], options: ImportOptions) -> Iterato
         if not _clears(line["message"]):
             threads.setdefault(f"{thread}/{part.get(thread, 0)}", []).append((document, line))
     for number, (thread, lines) in enumerate(threads.items()):
-        yield from _episode(number, thread, lines, options)
+        try:
+            yield from _episode(number, thread, lines, options)
+        except MALFORMED as error:
+            yield refuse(lines[0][0], error, place=f"the {thread.split('-')[0].split('/')[0]} thread from here on")
 
 
-def _episode(
-    number: int, thread: str, lines: list[tuple[Document, Mapping[str, Any]]], options: ImportOptions
-) -> Iterator[Trajectory]:
+def _episode(number: int, thread: str, lines: list[_Line], options: ImportOptions) -> Iterator[Trajectory]:
     messages: list[dict[str, Any]] = []
     last_id: str | None = None
     for _, line in lines:
@@ -67,12 +81,16 @@ def _episode(
         if line["type"] == "assistant" and identity and identity == last_id:
             messages[-1]["content"] = [*_blocks(messages[-1]["content"]), *_blocks(message.get("content"))]
         else:
-            messages.append({"role": line["type"], **message})
+            messages.append({"role": line["type"], **message, _RESULT: line.get("toolUseResult")})
+        if message.get("model") == "<synthetic>" or line.get("isApiErrorMessage"):
+            messages[-1]["sampled"] = False  # the harness wrote it in the model's name
         last_id = identity if line["type"] == "assistant" else None
     turns = turns_of(messages)
     if not any(turn.kind == "assistant" for turn in turns):
         return
     first, line = lines[0]
+    rules = options.rules + PACKS["claude-code"]
+    cuts = {place: cut for place, turn in enumerate(turns) if (cut := _by_streams(turn, rules)) is not None}
     origin = Origin(
         format=NAME,
         document=Document(file=first.file, data=None),
@@ -81,6 +99,7 @@ def _episode(
         action_provenance="proved",
         action_text_lossy=True,
         context_incomplete=True,
+        segments=cuts,
         facts={
             "session_id": line.get("sessionId"),
             "format_version": line.get("version"),
@@ -88,6 +107,26 @@ def _episode(
         },
     )
     yield assemble(turns, origin, options)
+
+
+def _by_streams(turn: Turn, rules: tuple[Rule, ...]) -> tuple[Segment, ...] | None:
+    """Cut a command's result into its standard output and error; None where the line does not tell them."""
+    streams = (turn.raw or {}).get(_RESULT)
+    if turn.kind != "tool" or not isinstance(streams, Mapping):
+        return None
+    found: list[Segment] = []
+    done = 0
+    for key, source in (("stdout", Source.STDOUT), ("stderr", Source.STDERR)):
+        text = streams.get(key)
+        text = text.strip("\n") if isinstance(text, str) else ""
+        start = turn.text.find(text, done) if text.strip() else -1
+        if start >= 0:
+            found += split(turn.text[done:start], rules, body=Source.WRAPPER)
+            found += split(text, rules, body=source)
+            done = start + len(text)
+    if not found:
+        return None
+    return (*found, *split(turn.text[done:], rules, body=Source.WRAPPER))
 
 
 def _clears(message: Mapping[str, Any]) -> bool:

@@ -7,11 +7,13 @@ Which error a tool met says whether the world or the harness speaks. Not here: t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from envecho.errors import DataError
 from envecho.formats.assemble import ImportOptions, Origin, assemble
-from envecho.formats.reading import Document
+from envecho.formats.reading import MALFORMED, Document, Refused, refuse
+from envecho.formats.rules import PACKS, split
 from envecho.formats.turns import Turn, turns_of
 from envecho.trajectory import Segment, Source, Trajectory
 
@@ -20,9 +22,8 @@ _OF_HARNESS: Final[dict[str, Source]] = {
     "parsing": Source.FORMAT_WARNING,
     "approval": Source.HARNESS_NOTICE,
     "limit": Source.HARNESS_NOTICE,
-    "timeout": Source.TIMEOUT_NOTICE,
 }
-"""Errors that the harness raised; those of files and permissions are facts of the world."""
+"""Errors that the harness raised; those of files and permissions are facts of the world, and a rule cuts the others."""
 
 
 def recognises(data: Any) -> bool:
@@ -41,25 +42,26 @@ def is_part(data: Any) -> bool:
     return isinstance(data, Mapping) and "eval" in data and "samples" not in data
 
 
-def read(document: Document, options: ImportOptions, *, number: int | None = None) -> Iterator[Trajectory]:
-    """Yield the episode of a sample, or those of a log.
-
-    Raises:
-        DataError: the messages cannot be read, or name an attachment that is not there.
-    """
+def read(document: Document, options: ImportOptions, *, number: int | None = None) -> Iterator[Trajectory | Refused]:
+    """Yield the episode of a sample, or those of a log; a sample that cannot be read is refused by its number."""
     samples = document.data.get("samples")
     for place, sample in enumerate(samples if isinstance(samples, list) else [document.data]):
-        if not isinstance(sample, Mapping):
-            raise DataError(f"expected a sample, found {type(sample).__name__}", turn=place)
-        yield _episode(document, sample, place if isinstance(samples, list) else number, options)
+        try:
+            if not isinstance(sample, Mapping):
+                raise DataError(f"expected a sample, found {type(sample).__name__}")
+            yield _episode(document, sample, place if isinstance(samples, list) else number, options)
+        except MALFORMED as error:
+            yield refuse(document, error, place=f"sample {place}" if isinstance(samples, list) else "")
 
 
 def _episode(document: Document, sample: Mapping[str, Any], number: int | None, options: ImportOptions) -> Trajectory:
     attachments = sample["attachments"] if isinstance(sample.get("attachments"), Mapping) else {}
     messages = [_resolved(message, attachments) for message in sample.get("messages") or ()]
     turns = turns_of(messages)
+    if any((turn.raw or {}).get("source") == "generate" for turn in turns):  # others were given, not sampled
+        turns = [replace(turn, sampled=turn.sampled and _is_generated(turn)) for turn in turns]
     answers = [turn.raw or {} for turn in turns if turn.kind == "assistant"]
-    proved = bool(answers) and all(raw.get("source") == "generate" for raw in answers)
+    proved = any(raw.get("source") == "generate" for raw in answers)
     segments = {place: cut for place, turn in enumerate(turns) if (cut := _error(turn)) is not None}
     scores = sample.get("scores")
     value = next(iter(scores.values()), {}).get("value") if isinstance(scores, Mapping) and scores else None
@@ -82,8 +84,16 @@ def _error(turn: Turn) -> tuple[Segment, ...] | None:
     error = turn.raw.get("error") if turn.raw else None
     if turn.kind != "tool" or not isinstance(error, Mapping):
         return None
+    if error.get("type") == "timeout" and turn.text:  # what came before the time was up is the world's
+        cut = split(turn.text, PACKS["inspect"], body=Source.TOOL_RESULT, tool=turn.name)
+        is_cut = any(segment.source is Source.TIMEOUT_NOTICE for segment in cut)
+        return cut if is_cut else (Segment(source=Source.TIMEOUT_NOTICE, text=turn.text, tool=turn.name),)
     source = _OF_HARNESS.get(str(error.get("type")))
     return (Segment(source=source, text=turn.text, tool=turn.name),) if source and turn.text else None
+
+
+def _is_generated(turn: Turn) -> bool:
+    return turn.kind != "assistant" or (turn.raw or {}).get("source") == "generate"
 
 
 def _resolved(value: Any, attachments: Mapping[str, Any]) -> Any:

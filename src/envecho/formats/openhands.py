@@ -11,12 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from envecho.errors import DataError
 from envecho.formats import openhands_v0, token_fields
 from envecho.formats.assemble import ImportOptions, Origin
 from envecho.formats.exact import Call, assemble_with_calls
 from envecho.formats.openhands_v0 import Events, around
-from envecho.formats.reading import Document, Refused
+from envecho.formats.reading import MALFORMED, Document, Refused, refuse
 from envecho.formats.rules import PACKS, Rule, split
 from envecho.formats.token_fields import COMPLETION, PROMPT, has_call
 from envecho.formats.turns import Turn, turns_of
@@ -107,8 +106,8 @@ def _episodes(
             if place:
                 origin = replace(origin, context_incomplete=True)
             yield assemble_with_calls(turns, found.calls, origin, options)
-        except DataError as error:
-            yield Refused(document=document, error=error)
+        except MALFORMED as error:
+            yield refuse(document, error)
 
 
 def _origin(document: Document, events: Events, row: Mapping[str, Any], *, is_v1: bool, number: int | None) -> Origin:

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Final, cast
 
 from envecho.errors import DataError
 
@@ -46,6 +46,17 @@ class Refused:
 
     document: Document
     error: DataError
+
+
+MALFORMED: Final = (DataError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+"""What reading an episode raises where it is not what its format says."""
+
+
+def refuse(document: Document, error: Exception, *, place: str = "") -> Refused:
+    """Return the episode as refused; `place` says which it is in a document of many."""
+    if not isinstance(error, DataError):
+        error = DataError(f"a field is not what the format says: {type(error).__name__}: {error}")
+    return Refused(document=document, error=DataError(f"{place}: {error}") if place else error)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,6 +170,7 @@ _SIGNS: Final[dict[str, re.Pattern[str]]] = {
         r"\AObservation:\n|You have \d+ steps? left and \d+ chances? to propose|\AThe output of the OS:"
     ),
     "hermes": re.compile(r"\A\s*<tool_response>"),
+    "inspect": re.compile(r"\A\s*Please proceed to the next step using your best judgement|<START_TOOL_OUTPUT>"),
     "echo-rl": re.compile(
         r"\AWARNINGS:\n- |(?:\A|(?<=\n\n))Command '(?s:.*?)' "
         r"(?:executed successfully|failed|timed out after [\d.]+ seconds)\."

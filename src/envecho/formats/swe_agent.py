@@ -15,7 +15,7 @@ from typing import Any
 
 from envecho.errors import DataError
 from envecho.formats.assemble import ImportOptions, Origin, assemble
-from envecho.formats.reading import Document, Refused
+from envecho.formats.reading import MALFORMED, Document, Refused, refuse
 from envecho.formats.rules import PACKS, Rule, split
 from envecho.formats.text_calls import TextCall, text_episodes
 from envecho.formats.turns import Turn, turns_of
@@ -52,8 +52,8 @@ def read(document: Document, options: ImportOptions, *, number: int | None = Non
             if not recognises(attempt):
                 raise DataError("expected an attempt with a history", turn=place)
             yield from _run(document, attempt, options, 1000 * (number or 0) + place)
-        except DataError as error:
-            yield Refused(document=document, error=error)
+        except MALFORMED as error:
+            yield refuse(document, error, place=f"attempt {place}")
 
 
 def _run(

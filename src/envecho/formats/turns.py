@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Literal
 
 from envecho.errors import DataError
@@ -102,7 +103,7 @@ def _append(turns: list[Turn], turn: Turn) -> None:
     joins = (
         last is not None
         and (last.kind, turn.kind) == ("assistant", "assistant")
-        and (kinds[-1] == "reasoning" or kinds[-1].endswith("_call") or kinds[0] == "reasoning")
+        and (_is_piece(kinds[-1]) or kinds[0] == "reasoning" or kinds[0].startswith("mcp_"))
     )
     if not joins or last is None:
         turns.append(turn)
@@ -118,6 +119,10 @@ def _append(turns: list[Turn], turn: Turn) -> None:
         sampled=last.sampled and turn.sampled,
         raw=turn.raw,
     )
+
+
+def _is_piece(kind: str) -> bool:
+    return kind == "reasoning" or kind.endswith("_call") or kind.startswith("mcp_")
 
 
 def _turns(message: Mapping[str, Any]) -> Iterator[Turn]:
@@ -141,6 +146,10 @@ def _turns(message: Mapping[str, Any]) -> Iterator[Turn]:
     if word in ("function_call", "tool_call"):
         yield _shared_call(content, message)
         return
+    if kind == "assistant" and isinstance(content, list) and any(map(_is_result, content)):
+        for is_result, blocks in groupby(content, key=_is_result):  # tools that the provider ran within the answer
+            yield from _turns({**message, "role": "user" if is_result else "assistant", "content": list(blocks)})
+        return
     parts = _Parts.of(content)
     results = list(parts.results(message))
     calls, is_lossy = _calls(message)
@@ -154,13 +163,18 @@ def _turns(message: Mapping[str, Any]) -> Iterator[Turn]:
         tool_calls=calls + parts.calls,
         tool_call_id=_text_or_none(message.get("tool_call_id")),
         name=_text_or_none(message.get("name") or message.get("function")),
-        is_error=bool(message.get("is_error") or message.get("error")),
+        is_error=any(bool(message.get(name)) for name in ("is_error", "error", "tool_error")),
         is_lossy=is_lossy or bool(parts.calls) or parts.is_hidden,
         num_dropped_parts=parts.num_dropped,
         placeholders=parts.placeholders,
         sampled=kind != "assistant" or _is_sampled(message),
         raw=message,
     )
+
+
+def _is_result(part: Any) -> bool:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    return isinstance(kind, str) and (kind == "tool_result" or kind.endswith("_tool_result"))
 
 
 def _is_sampled(message: Mapping[str, Any]) -> bool:
@@ -182,12 +196,15 @@ def _item(item: Mapping[str, Any], kind: str) -> Iterator[Turn]:
             text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
             yield Turn(kind="tool", text=text, tool_call_id=call_id, name=call.name, raw=item)
     elif kind.endswith("_output") or kind == "function_response":
-        parts = _Parts.of(_first(item, ("output", "content")))
+        output = _first(item, ("output", "content"))
+        parts = _Parts.of(output["content"] if isinstance(output, Mapping) and "content" in output else output)
         call_id = _text_or_none(item.get("call_id"))
         yield Turn(
             kind="tool", text=parts.text, tool_call_id=call_id, num_dropped_parts=parts.num_dropped,
             placeholders=parts.placeholders, raw=item,
         )  # fmt: skip
+    elif kind.startswith("mcp_"):  # lists of tools and approvals, which hold no words of anybody
+        yield Turn(kind="assistant", text="", num_dropped_parts=1, raw=item)
     elif kind == "reasoning":
         parts = _Parts.of(item.get("content") or item.get("summary"))
         hidden = int(bool(item.get("encrypted_content")))
@@ -266,7 +283,7 @@ class _Gathered:
             self._think("")
         elif kind in ("tool_use", "tool_call", "server_tool_use"):
             self._call(part)
-        elif kind is not None and (kind == "tool_result" or kind.endswith("_tool_result")):
+        elif _is_result(part):
             self._results.append(part)
         else:
             start = len(self._text)
