@@ -23,6 +23,7 @@ __all__ = [
     "TokenizedTrajectory",
     "ToolCall",
     "Trajectory",
+    "TrajectoryFilter",
     "TrajectoryWriter",
     "WeightedBatch",
     "__version__",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         tokenize_trajectory,
     )
     from envecho.trajectory import Message, Role, SampledTokens, Segment, Source, StopReason, ToolCall, Trajectory
+    from envecho.trajectory.filters import TrajectoryFilter
     from envecho.trajectory.store import TrajectoryWriter, read_trajectories, write_trajectories
     from envecho.worlds.terminal import TerminalWorld
 
@@ -76,6 +78,7 @@ else:
             "ToolCall",
             "Trajectory",
         ],
+        "envecho.trajectory.filters": ["TrajectoryFilter"],
         "envecho.trajectory.store": ["TrajectoryWriter", "read_trajectories", "write_trajectories"],
         "envecho.worlds.terminal": ["TerminalWorld"],
     }

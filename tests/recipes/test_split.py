@@ -11,6 +11,7 @@ import pytest
 from envecho.cli.main import main
 from envecho.recipes.split import SplitPlan, split_store
 from envecho.trajectory import Message, Segment, Source, Trajectory
+from envecho.trajectory.splits import keys_of
 from envecho.trajectory.store import read_trajectories, write_trajectories
 
 SPLITS = ("train", "validation", "held_out")
@@ -129,3 +130,21 @@ def test_what_cannot_be_split_so_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert json.loads(capsys.readouterr().out)["format"] == "envecho.split"
     assert run(tmp_path / "x.parquet", "--out", tmp_path / "out") == 1
     assert "pass --overwrite" in capsys.readouterr().err
+
+
+def test_repositories_are_known_of_what_was_imported(tmp_path: Path):
+    """Catches an importer that drops the column or the session's remote by which a data set must be split."""
+    from envecho.formats import ImportReport, import_traces
+
+    chat = [{"role": "user", "content": "Fix it."}, {"role": "assistant", "content": "ls"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"repo": f"O/r{k}", "messages": chat}) for k in range(3)))
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "ls"}]}
+    lines = [
+        {"type": "session_meta", "payload": {"id": "s", "git": {"repository_url": "https://github.com/o/r1.git"}}},
+        {"type": "response_item", "payload": {"type": "message", "role": "user", "content": chat[0]["content"]}},
+        {"type": "response_item", "payload": said},
+    ]
+    (tmp_path / "session.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = import_traces([tmp_path / "rows.jsonl", tmp_path / "session.jsonl"], ImportReport())
+    keys = [keys_of(t.id, t.task_id, t.group_id, t.metadata) for t in found]
+    assert [key["repository"] for key in keys] == [["o/r0"], ["o/r1"], ["o/r2"], ["o/r1"]]

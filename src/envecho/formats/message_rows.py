@@ -18,7 +18,7 @@ LISTS: Final = ("messages", "conversations", "conversation", "trajectory", "traj
 _TASKS: Final = ("instance_id", "task_id", "task_name", "task", "example_id", "id")
 _REWARDS: Final = ("reward", "resolved", "target", "verified", "score", "result")
 _FACTS: Final = ("instance_id", "traj_id", "trajectory_id", "model", "model_name", "agent", "episode", "run_id",
-                 "trial_name", "stop_condition", "exit_status")  # fmt: skip
+                 "trial_name", "stop_condition", "exit_status", "repo", "repo_name", "repository")  # fmt: skip
 
 
 def holds_messages(data: Mapping[str, Any]) -> bool:

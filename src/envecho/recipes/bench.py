@@ -13,6 +13,7 @@ import os
 import platform
 import statistics
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from multiprocessing.connection import Connection
@@ -23,12 +24,14 @@ from envecho.errors import EngineError
 from envecho.recipes import bench_phases as phases
 from envecho.recipes.phases import peak_memory_bytes
 from envecho.recipes.progress import say
+from envecho.recipes.study_work import end_with_parent
 
 Measured = dict[str, float]
 Phase = Callable[[], Measured]
 
 UNITS: Final = {
     "megabytes_per_second": "MB/s",
+    "megabytes_per_processor_second": "MB per processor second",
     "trajectories_per_second": "trajectories/s",
     "tokens_per_second": "tokens/s per core",
     "microseconds_per_trajectory": "µs per trajectory",
@@ -118,6 +121,7 @@ def _run(phase: Phase) -> Measured:
 
 
 def _in_process(connection: Connection, phase: Phase) -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     measured = phase()
     connection.send({**measured, "peak_memory_bytes": peak_memory_bytes() + measured.pop("workers_bytes", 0)})

@@ -5,6 +5,7 @@ Making material and loading a tokenizer are not in the time. Not here: repetitio
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import sys
@@ -35,16 +36,22 @@ def import_traces(folder: Path, out: Path, num_workers: int) -> dict[str, float]
 
     size = sum(path.stat().st_size for path in folder.iterdir())
     report = ImportReport()
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), _processor_seconds()
     with TrajectoryWriter(out) as writer:
         for rows in import_batches([folder], report, num_workers=num_workers, spool=out.parent):
             writer.write_batch(rows)
     seconds = time.perf_counter() - start
     return {
         "megabytes_per_second": size / 1e6 / seconds,
+        "megabytes_per_processor_second": size / 1e6 / (_processor_seconds() - worked),
         "trajectories_per_second": report.num_trajectories / seconds,
         "workers_bytes": float(num_workers * _largest_child() if num_workers > 1 else 0),
     }
+
+
+def _processor_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def _largest_child() -> int:

@@ -78,14 +78,15 @@ def _in_process(task: Task, threads: int) -> None:
     with task.log.open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
     task.run()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait for the process that started this one to end, then end at once; the target of a daemon thread."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

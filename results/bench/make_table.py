@@ -1,0 +1,49 @@
+"""Write the tables of docs/performance.md from the committed measurements.
+
+Run `python results/bench/make_table.py`; `tests/recipes/test_bench.py` compares the page with what it makes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from envecho.recipes.bench import table
+
+NAMES = ("import", "store")
+RESULTS = Path(__file__).parent
+PAGE = RESULTS.parents[1] / "docs" / "performance.md"
+
+
+def caption(document: dict[str, Any]) -> str:
+    """Return what a table was measured on."""
+    machine, material, times = document["machine"], document["material"], document["repetitions"]
+    if "num_trajectories" in material:
+        what = f"{material['num_trajectories']:,} trajectories, {material['bytes_on_disk'] / 1e6:,.0f} MB on disk"
+    else:
+        size = sum(value for key, value in material.items() if key.startswith("bytes of "))
+        what = f"{size / 1e6:,.0f} MB in {material['num_files']:,.0f} files, tokenizer of {material['model']}"
+    return (
+        f"{what}; {machine['cores']} cores of {machine['processor']}, load average {machine['load_average']:.1f}; "
+        f"{times} repetition{'s' if times > 1 else ''}, seed {document['seed']}."
+    )
+
+
+def tables() -> dict[str, str]:
+    """Return caption and table of each measurement."""
+    documents = {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in NAMES}
+    return {name: f"{caption(document)}\n\n{table(document)}" for name, document in documents.items()}
+
+
+def filled(page: str) -> str:
+    """Return the page with each table between `<!-- bench NAME -->` and `<!-- end -->` made anew."""
+    for name, text in tables().items():
+        block = re.compile(rf"(<!-- bench {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        page = block.sub(lambda found, text=text: f"{found[1]}{text}{found[2]}", page)
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,88 @@
+"""`envecho bench`: it measures what it says, and the page of figures is what the committed files say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from envecho.cli.main import main
+from envecho.formats import ImportReport, import_traces
+from envecho.recipes import bench
+from envecho.recipes.bench_material import FORMATS, small_trajectories, write_traces
+
+ROOT = Path(__file__).parents[2]
+
+_spec = importlib.util.spec_from_file_location("bench_tables", ROOT / "results" / "bench" / "make_table.py")
+assert _spec is not None
+assert _spec.loader is not None
+make_table = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(make_table)
+
+
+def run(*args: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", *map(str, args)])
+    return int(ended.value.code or 0)
+
+
+def test_the_material_is_read_as_the_formats_that_it_imitates(tmp_path: Path):
+    """Catches a benchmark of one format under three names, and material that rules and roles do not touch."""
+    written = write_traces(tmp_path / "traces", num_bytes=200_000, seed=1)
+    report = ImportReport()
+    found = list(import_traces([tmp_path / "traces"], report))
+    assert set(report.formats) == set(written) == set(FORMATS)
+    assert report.problems == []
+    assert report.characters["status"] > 0 < report.characters["tool_result"]
+    # The same seed makes the same traces, another one other text.
+    assert write_traces(tmp_path / "again", num_bytes=200_000, seed=1) == written
+    assert list(import_traces([tmp_path / "again"], ImportReport())) == found
+    write_traces(tmp_path / "other", num_bytes=200_000, seed=2)
+    texts = {t.messages[1].content for t in found}
+    assert texts.isdisjoint(t.messages[1].content for t in import_traces([tmp_path / "other"], ImportReport()))
+    small = list(small_trajectories(40, seed=0))
+    assert {len(t.messages) for t in small} == {6}
+    assert len({t.task_id for t in small}) == 5
+
+
+def test_the_store_is_measured_phase_by_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Catches a phase that is left out, a median of one, and peaks of the parent taken for a phase's own."""
+    out = tmp_path / "store.json"
+    assert run("store", "--num", 400, "--repetitions", 2, "--folder", tmp_path, "--out", out) == 0
+    document = json.loads(out.read_text())
+    assert document["format"] == "envecho.bench.store"
+    assert list(document["results"]) == [
+        "write", "iterate", "filter: reward and source", "filter: one task", "copy what passes", "split",
+    ]  # fmt: skip
+    for found in document["results"].values():
+        rate = found["trajectories_per_second"]
+        assert 0 < rate["min"] <= rate["median"] <= rate["max"]
+        assert 2e7 < found["peak_memory_bytes"]["median"] < 1e9
+    assert bench.table(document) in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
+
+
+def test_a_phase_that_fails_is_an_error_that_names_it():
+    """Catches a figure of nothing: the filter of a store without a match measures no filter."""
+    with pytest.raises(bench.EngineError, match="iterate_store ended with status 1"):
+        bench._repeat([bench.functools.partial(bench.phases.iterate_store, Path("nowhere"))])  # type: ignore[attr-defined]
+
+
+def test_the_page_shows_the_tables_that_the_results_make():
+    """Catches figures in the docs that no file holds, and a page whose marks are gone."""
+    page = make_table.PAGE.read_text(encoding="utf-8")
+    assert make_table.filled(page) == page
+    assert all(table in page for table in make_table.tables().values())
+
+
+def test_the_committed_figures_keep_what_is_promised():
+    """Catches a store that outgrows a gigabyte, and masks slower than 100,000 tokens per second and core."""
+    store = json.loads((make_table.RESULTS / "store.json").read_text(encoding="utf-8"))
+    assert store["material"]["num_trajectories"] >= 1_000_000
+    assert max(found["peak_memory_bytes"]["max"] for found in store["results"].values()) < 1e9
+    masks = json.loads((make_table.RESULTS / "import.json").read_text(encoding="utf-8"))["results"]
+    rates = [found["tokens_per_second"]["min"] for title, found in masks.items() if title.startswith("text to masks")]
+    assert len(rates) == len(FORMATS)
+    assert min(rates) >= 100_000
