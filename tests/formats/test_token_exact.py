@@ -120,9 +120,17 @@ def test_rows_with_a_mask_are_calls(tmp_path: Path):
         ("response_mask", "response_ids"),
         ("loss_mask", "response_ids"),
     ):
-        whole = {"prompt_ids": [1, 2, 3], ids: [4, 5, 6, 7, 8], name: [1, 1, 0, 0, 1], "messages": messages}
-        (found,), _ = load(tmp_path, {**whole, "logprobs": [-0.1, -0.2, 0.0, 0.0, -0.3]})
-        assert spans(found) == [(3, "mixed", 0, 1), (5, "sampled", 1, 1), (7, "mixed", 2, 1), (8, "sampled", 3, 1)]
+        whole = {
+            "prompt_ids": [1, 2, 3],
+            ids: [4, 5, 6, 7, 8, 9, 10],
+            name: [1, 1, 0, 0, 1, 0, 0],
+            "messages": messages,
+        }
+        (found,), _ = load(tmp_path, {**whole, "logprobs": [-0.1, -0.2, 0.0, 0.0, -0.3, 0.0, 0.0]})
+        assert spans(found) == [
+            (3, "mixed", 0, 1), (5, "sampled", 1, 1), (7, "mixed", 2, 1), (8, "sampled", 3, 1), (10, "mixed", 4, 1),
+        ]  # fmt: skip
+        assert found.branches[0].token_ids == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
         assert [m.content for m in found.messages] == ["task", "go", "seen", "end", "behind"]
         assert [m.sampled.logprobs for m in found.messages if m.sampled] == [(-0.1, -0.2), (-0.3,)]
 
@@ -138,7 +146,7 @@ def test_a_batch_of_skyrl_is_its_rows(tmp_path: Path):
     }
     found, report = load(tmp_path, batch)
     assert report.problems == []
-    assert [(t.branches[0].token_ids, t.reward) for t in found] == [((1, 2, 4), 1.0), ((1, 3, 6), 0.0)]
+    assert [(t.branches[0].token_ids, t.reward) for t in found] == [((1, 2, 4, 5), 1.0), ((1, 3, 6), 0.0)]
 
 
 def test_other_spellings_of_calls(tmp_path: Path):

@@ -231,3 +231,24 @@ def test_parallel_results_are_read_one_by_one(qwen: ChatTokenizer):
     found = IdReader(qwen.hf.name_or_path).prompt(prompt)
     assert found is not None
     assert found[-3:] == [("tool", "x\n"), ("tool", "y"), ("tool", "z")]
+
+
+@pytest.mark.parametrize("with_text", [True, False])
+def test_a_row_with_a_mask_gives_every_id_of_the_sequence_back(chat: ChatTokenizer, tmp_path: Path, with_text: bool):
+    """Catches the final observation of TRL, verl and SkyRL rows, which no later prompt shows (METHOD trap 11)."""
+    whole = as_results(episode(*opening(), said(chat, "ls"), stdout("a.log\n"), said(chat, "cat"), stdout("end\n")))
+    (expected,) = tokenize_trajectory(whole, chat)
+    start = int(np.flatnonzero(expected.action_mask)[0])
+    row: dict[str, Any] = {
+        "prompt_ids": expected.token_ids[:start].tolist(),
+        "completion_ids": expected.token_ids[start:].tolist(),
+        "tool_mask": expected.action_mask[start:].astype(int).tolist(),
+        "logprobs": np.nan_to_num(expected.sampling_logprobs[start:]).tolist(),
+    }
+    if with_text:
+        row["messages"] = [chat_dict(m) for m in whole.messages]
+    reader = None if with_text else IdReader(chat.hf.name_or_path)
+    (found,) = tokenize_trajectory(imported(tmp_path, [row], reader=reader), chat)
+    assert found.token_ids.tolist() == expected.token_ids.tolist()
+    assert found.obs_mask.tolist() == expected.obs_mask.tolist()
+    assert found.action_mask.tolist() == expected.action_mask.tolist()

@@ -12,7 +12,7 @@ follows from the ids (`exact`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -123,7 +123,19 @@ def _guarded(
 
 def _shared(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a row says of its whole episode."""
-    names = ("task", "task_id", "group", "group_id", "reward", "stop_reason", "tools", "final", "model", "episode")
+    names = (
+        "task",
+        "task_id",
+        "group",
+        "group_id",
+        "reward",
+        "stop_reason",
+        "tools",
+        "final",
+        "final_ids",
+        "model",
+        "episode",
+    )
     found = {name: row[name] for name in names if row.get(name) is not None}
     score = token_fields.field(row, ("reward_score", "rewards", "score"))
     if "reward" not in found and score is not None and is_number(score[1]):
@@ -135,11 +147,11 @@ def _episode(
     document: Document, rows: Sequence[Any], facts: Mapping[str, Any], options: ImportOptions, number: int | None
 ) -> Trajectory:
     calls = Calls(reader=options.reader)
-    state = _History()
+    behind = _Behind()
     for place, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise DataError(f"expected a call, found {type(row).__name__}", turn=place)
-        for call in _calls(row, place, state):
+        for call in _calls(row, place, behind):
             calls.add(call)
     task = token_fields.field(facts, ("task_id", "task"))
     reward = facts.get("reward")
@@ -156,8 +168,14 @@ def _episode(
         tools=tuple(dict(t) for t in facts.get("tools") or () if isinstance(t, Mapping)),
         facts={"episode": facts.get("episode"), "model": facts.get("model")},
     )
-    behind = turns_of(final) if final is not None else state.behind
-    record = calls.trajectory(origin, options, final=behind)
+    if final is not None:
+        behind.turns = turns_of(final)
+    if "final_ids" in facts:
+        behind.token_ids = token_fields.ids(facts, ("final_ids",), len(rows) - 1)
+    if behind.token_ids:
+        calls.end(behind.token_ids, behind.turns)
+        behind.turns = None
+    record = calls.trajectory(origin, options, final=behind.turns or ())
     group = token_fields.field(facts, ("group_id", "group"))
     episode = facts.get("episode")
     return record.model_copy(
@@ -176,13 +194,14 @@ def _stop_reason(stated: Any) -> StopReason:
 
 
 @dataclass(kw_only=True)
-class _History:
-    """What lines said before: only the first need to carry all messages. `behind` follows the last answer."""
+class _Behind:
+    """What follows the last answer: ids, where a file keeps them, and messages."""
 
-    behind: list[Turn] = field(default_factory=list[Turn])
+    token_ids: tuple[int, ...] = ()
+    turns: list[Turn] | None = None
 
 
-def _calls(row: Mapping[str, Any], place: int, state: _History) -> Iterator[Call]:
+def _calls(row: Mapping[str, Any], place: int, behind: _Behind) -> Iterator[Call]:
     """The calls of a row: one, or one for each run of a mask over its completion."""
     flat = row if has_call(row) else _of_server(row)
     prompt, completion = token_fields.ids(flat, PROMPT, place), token_fields.ids(flat, COMPLETION, place)
@@ -192,7 +211,7 @@ def _calls(row: Mapping[str, Any], place: int, state: _History) -> Iterator[Call
     answer = turns_of([flat["response"]])[-1] if isinstance(flat.get("response"), Mapping) else None
     mask = token_fields.field(flat, MASK)
     if mask is not None:
-        yield from _masked(mask, (prompt, completion), (logprobs, temperature), request, state, place)
+        yield from _masked(mask, (prompt, completion), (logprobs, temperature), request, behind, place)
         return
     if answer is None and request and request[-1].kind == "assistant":
         # Cumulative messages, as rLLM keeps them, end with the answer.
@@ -213,7 +232,7 @@ def _masked(
     ids: tuple[tuple[int, ...], tuple[int, ...]],
     sampling: tuple[tuple[float, ...] | None, float | None],
     messages: Sequence[Turn] | None,
-    state: _History,
+    behind: _Behind,
     place: int,
 ) -> Iterator[Call]:
     """A completion over several turns: 1 where the model wrote, 0 where the world and the template did."""
@@ -242,7 +261,9 @@ def _masked(
         at = end
     if not num_runs:
         raise DataError(f"{name}: expected at least one token that the model wrote, found none", turn=place)
-    state.behind = list(messages[answers[-1] + 1 :]) if messages and answers else []
+    behind.turns = list(messages[answers[-1] + 1 :]) if messages and answers else None
+    # Zeros at the end are the final observation, behind the last completion.
+    behind.token_ids = completion[len(completion) - values[::-1].index(1) :]
 
 
 def _of_server(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -63,7 +63,7 @@ class _Chain:
     cuts: list[_Cut]
 
     @property
-    def end(self) -> _Cut:
+    def last(self) -> _Cut:
         return self.cuts[-1]
 
 
@@ -107,7 +107,7 @@ class Calls:
         if call.new is None and any(other.token_ids[: len(whole)] == whole for other in self.chains):
             self.num_repeated += 1
             return
-        self._continue(chain if cut is chain.end else self._fork(chain, cut), call, self._new_turns(call, cut))
+        self._continue(chain if cut is chain.last else self._fork(chain, cut), call, self._new_turns(call, cut))
 
     def _read(self, call: Call) -> Call:
         """Read the messages of a call from its ids, where nobody states them."""
@@ -133,7 +133,7 @@ class Calls:
         for chain in self.chains:
             same = _common(chain.token_ids, prompt_ids)
             found += [(chain, cut) for cut in chain.cuts if 0 < cut.length <= same]
-        return max(found, key=lambda pair: (pair[1].length, pair[1] is pair[0].end), default=None)
+        return max(found, key=lambda pair: (pair[1].length, pair[1] is pair[0].last), default=None)
 
     def _rewritten(self, call: Call, number: int, chain: _Chain | None, cut: _Cut | None) -> None:
         """Begin a branch: the first of all, or one whose history was written anew, wholly or behind a prompt."""
@@ -155,7 +155,7 @@ class Calls:
             new = [turn for turn in request[behind:] if self._key(turn, len(answers)) not in self.seen]
             if not answers:
                 self.context.update(range(len(self.turns), len(self.turns) + len(new)))
-            self._continue(branch, call, new, copied=len(request) - len(branch.end.turns) - len(new))
+            self._continue(branch, call, new, copied=len(request) - len(branch.last.turns) - len(new))
 
     def _new_turns(self, call: Call, cut: _Cut) -> list[Turn]:
         """What the prompt shows beyond a place of a branch."""
@@ -172,7 +172,7 @@ class Calls:
 
     def _continue(self, chain: _Chain, call: Call, new: list[Turn], *, copied: int = 0) -> None:
         """Append the rest of the prompt and the completion to a branch."""
-        cut = chain.end
+        cut = chain.last
         first = len(self.turns)
         num_answers = sum(turn.kind == "assistant" for turn in call.request or ()) if call.request else 0
         self.seen.update(self._key(turn, num_answers) for turn in new)
@@ -199,6 +199,24 @@ class Calls:
         if call.completion_ids:
             shown = (*turns, answer)
             chain.cuts.append(_Cut(length=len(token_ids), is_answer=True, turns=shown, spans=tuple(spans)))
+
+    def end(self, token_ids: tuple[int, ...], turns: Sequence[Turn] | None) -> None:
+        """Add ids behind the last completion: the final observation, where a file keeps it; `turns` None: unknown."""
+        chain = self.chains[-1]
+        whole = (*chain.token_ids, *token_ids)
+        if turns is None and self.reader is not None:
+            read = [Turn(kind=kind, text=text) for kind, text in self.reader.prompt(whole) or ()]
+            answers = [place for place, turn in enumerate(read) if turn.kind == "assistant"]
+            turns = read[answers[-1] + 1 :] if answers else None
+        new = [_unknown("tool")] if turns is None else list(turns)
+        first = len(self.turns)
+        self.turns += new
+        kind = SpanKind.MIXED if new else SpanKind.SCAFFOLD
+        span = TokenSpan(end=len(whole), kind=kind, turn=first if new else -1, num_turns=len(new))
+        cut = chain.last
+        chain.token_ids = whole
+        shown = (*cut.turns, *range(first, len(self.turns)))
+        chain.cuts.append(_Cut(length=len(whole), is_answer=False, turns=shown, spans=(*cut.spans, span)))
 
     def _tokens(self, call: Call) -> SampledTokens:
         logprobs = known_logprobs(call.logprobs, len(call.completion_ids))
@@ -228,9 +246,9 @@ class Calls:
         origin = replace(origin, segments=segments, facts={**origin.facts, **facts}, action_provenance="proved")
         record = assemble([*self.turns, *final], origin, options)
         branches = [
-            ExactBranch(token_ids=c.token_ids, spans=c.end.spans, owned_from=c.owned_from)
+            ExactBranch(token_ids=c.token_ids, spans=c.last.spans, owned_from=c.owned_from)
             for c in self.chains
-            if c.end.spans
+            if c.last.spans
         ]
         return with_ids(record, branches, self.sampled, options)
 
