@@ -127,6 +127,7 @@ MIIBszCCAVmgAwIBAgIUQ1p0c2hhMjU2AAAAAAAAAAAAAAAAAAAwCgYIKoZIzj0E
 -----END CERTIFICATE-----
 if "-----BEGIN PRIVATE KEY-----" in text and "-----END PRIVATE KEY-----" in text:
 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ7t0f0n8m1l2k3j4h5g6f7d8s9a0q1w2e3r4t5y6u7i person@host
+The next page token: CAUQAA2k3j4h5g6f7d8s
 ASIAN_COUNTRIES = ["JP"]; hf_hub_download(repo_id="a/b"); npm_config_cache=/tmp; xox = 1; eyJ = 2
 1700000000:INFO:root:started  12345678:9abcdef0123456789abcdef0123456789abcdef0
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from secret_lookalikes import AFTER, ALNUM, LOOKALIKES, ORDINARY, draw
 
 from envecho.errors import ConfigError
 from envecho.formats import ImportOptions, ImportReport, Redactor, import_traces, load_hook, load_patterns, load_rules
-from envecho.formats.secret_patterns import known_patterns
+from envecho.formats.secret_patterns import SecretPattern, known_patterns
 from envecho.trajectory import ExactBranch, Message, SampledTokens, Segment, Source, SpanKind, TokenSpan, ToolCall
 from envecho.trajectory import Trajectory as Record
 from envecho.trajectory.redacted import redaction_mark
@@ -66,7 +67,7 @@ def test_no_known_secret_is_left_and_every_other_character_keeps_its_source(kind
     assert Redactor().redact(done.trajectory).trajectory == done.trajectory
 
 
-@given(text=st.text() | st.lists(st.sampled_from(ORDINARY.splitlines()), max_size=6).map("\n".join))
+@given(text=st.text("aeXYZ019 \n.-_/é雪") | st.lists(st.sampled_from(ORDINARY.splitlines()), max_size=6).map("\n".join))
 def test_ordinary_text_is_not_touched(text: str):
     """Catches a pattern that takes hashes, ids, listings or code about secrets for secrets."""
     trajectory = record(says("tool", (Source.STDOUT, text)))
@@ -135,6 +136,35 @@ def test_lines_of_a_key_are_found_without_its_header():
     assert done.trajectory.messages[1].content == f"> {redaction_mark('private-key')}\n"
     cut = block[: len(block) // 2]
     assert [name for _, _, name in Redactor().find(f"$ head key\n{cut}")] == ["private-key"]
+
+
+def test_arguments_are_searched_as_what_their_json_says_and_each_secret_counts_once():
+    """Catches a pattern for whole lines that an escaped newline hides, and places that are counted twice."""
+    secret = github(random.Random(10))
+    call = ToolCall(name="bash", arguments=json.dumps({"command": f"x\nACME é\n{secret}"}))
+    acme = SecretPattern(name="acme", pattern=re.compile("^ACME.*$", re.MULTILINE))
+    done = Redactor(patterns=(acme,)).redact(record(says("assistant", (Source.POLICY, "go"), tool_calls=(call,))))
+    command = f"x\n{redaction_mark('acme')}\n{redaction_mark('github-token')}"
+    assert json.loads(done.trajectory.messages[0].tool_calls[0].arguments) == {"command": command}
+    assert done.counts == {"acme": 1, "github-token": 1}
+
+
+@pytest.mark.parametrize("before", ["a\\n", "a\\t", "\x1b[01;31m", "\x1b[m\x1b[K", "=", '"', "é ", ""])
+def test_a_token_behind_an_escape_or_a_colour_stands_alone(before: str):
+    """Catches JSON that a command printed, and the matches that `grep --color` sets off."""
+    secret = github(random.Random(12))
+    assert Redactor().find(before + secret) == [(len(before), len(before) + len(secret), "github-token")]
+    assert Redactor().find("a" + secret) == []
+
+
+def test_a_mark_is_no_secret():
+    """Catches a second import that takes the mark of the first for a secret."""
+    secret = github(random.Random(11))
+    word = SecretPattern(name="word", pattern=re.compile("github"))
+    done = Redactor(patterns=(word,)).redact(record(says("user", (Source.STDOUT, f"{secret} of github"))))
+    assert done.trajectory.messages[0].content == f"{redaction_mark('github-token')} of {redaction_mark('word')}"
+    again = Redactor(patterns=(word,)).redact(done.trajectory)
+    assert (again.trajectory, again.counts) == (done.trajectory, {})
 
 
 def exact(secret: str) -> Record:
@@ -241,7 +271,8 @@ def load(tmp_path: Path, data: Any, *, lines: bool = False, **options: Any) -> t
     return list(import_traces([path], report, options=ImportOptions(**options))), report
 
 
-TEXT_KEYS = "content text value observation output aggregated_output message response tool_result error q cmd h".split()
+TEXT_KEYS = {"content", "text", "value", "observation", "output", "aggregated_output", "message", "response"}
+TEXT_KEYS |= {"tool_result", "error", "q", "cmd", "h"}
 
 
 def with_secret(data: Any, secret: str) -> Any:
