@@ -116,7 +116,9 @@ def test_nothing_of_a_file_acts_in_the_terminal(tmp_path: Path):
     message = Message(role="user", segments=(Segment(source=Source.STDOUT, text=hostile),))
     path = tmp_path / "hostile.parquet"
     write_trajectories(path, [Trajectory(id=f"[red]{hostile}", task_id="[/x]\u2066", messages=(message,))])
-    for out in (show(path).stdout, show(path, "--index", 0).stdout, show(path, "--find", "click").stdout):
+    everything = ("--find", "(?s).+", "--regex")
+    for options in ((), ("--index", 0), everything, ("--index", 0, *everything)):
+        out = show(path, *options).stdout
         assert not {"\x1b", "\x07", "\u202e", "\u200b", "\u2066"} & set(out)
     one = show(path, "--index", 0).stdout
     assert "[bold red]markup[/nope] :smile:" in one

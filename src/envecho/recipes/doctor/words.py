@@ -130,7 +130,6 @@ class OriginCheck:
         self._findings = findings
         self._num_observations = self._num_unattributed = 0
         self._lines: Counter[str] = Counter()
-        self._where: dict[str, tuple[str, int]] = {}
 
     def see(self, episode: Episode) -> None:
         """Look at one episode."""
