@@ -92,7 +92,8 @@ def _epoch(cost: Cost) -> Iterator[str]:
     if cost.effective_lambda is not None:
         nominal = f"world_model_coeff {cost.world_model_coeff:g} under {cost.normalizer}"
         yield f"effective lambda {cost.effective_lambda:.4g} beside a policy term ({nominal})"
-    per_epoch = f"{cost.steps_per_epoch:,} steps of {cost.trajectories_per_step:,} trajectories"
+    plural = "" if cost.steps_per_epoch == 1 else "s"
+    per_epoch = f"{cost.steps_per_epoch:,} step{plural} of {cost.trajectories_per_step:,} trajectories"
     yield f"{per_epoch}, {cost.num_processed_tokens:,} tokens processed"
     if cost.epoch_flops is not None and cost.num_parameters is not None:
         yield f"{cost.epoch_flops:.2g} FLOPs forward and backward (6 x {cost.num_parameters:,} parameters x tokens)"
