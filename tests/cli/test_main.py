@@ -18,14 +18,20 @@ def _command(verb: str) -> click.Command:
     return importlib.import_module(f"envecho.cli.{verb}").command
 
 
+def _options(command: click.Command) -> set[str]:
+    """The long options of a verb, and of its subcommands where it has some."""
+    inner = command.commands.values() if isinstance(command, click.Group) else ()
+    found = {name for option in command.params for name in option.opts if name.startswith("--")}
+    return found.union(*(_options(one) for one in inner))
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_of_every_verb_stands_in_the_docs(verb: str):
     """Catches an option that only its author knows, and a documented one that is gone."""
     (section,) = re.findall(rf"^## envecho {verb}$(.*?)(?=^## |\Z)", (DOCS / "cli.md").read_text(), re.M | re.S)
     documented = set(re.findall(r"^\| (.+?) \|", section, re.M)) - {"option", "---"}
     documented = {name for cell in documented for name in re.findall(r"`(--[a-z-]+)`", cell)}
-    real = {name for option in _command(verb).params for name in option.opts if name.startswith("--")}
-    assert documented == real
+    assert documented == _options(_command(verb))
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -58,7 +58,9 @@ def read_lines(documents: Iterable[Document], options: ImportOptions) -> Iterato
     lines = list(documents)
     first = lines[0]
     if first.data.get("type") == "thread.started":
-        yield from _guarded(0, first, lambda: list(_stream(lines)), options, str(first.data.get("thread_id")))
+        yield from _guarded(
+            0, first, lambda: list(_stream(lines)), options, {"session_id": str(first.data.get("thread_id"))}
+        )
         return
     episodes: list[list[Any]] = [[]]
     for line in lines:
@@ -71,9 +73,12 @@ def read_lines(documents: Iterable[Document], options: ImportOptions) -> Iterato
         elif line.data.get("type") in _ITEMS:
             episodes[-1].append(line.data)
     meta = first.data.get("payload")
-    session = str((meta if isinstance(meta, Mapping) else first.data).get("id"))
+    head = meta if isinstance(meta, Mapping) else first.data
+    git = head.get("git")
+    remote = git.get("repository_url") if isinstance(git, Mapping) else None
+    facts = {"session_id": str(head.get("id")), "repository_url": remote if isinstance(remote, str) else None}
     for number, items in enumerate(episodes):
-        yield from _guarded(number, first, lambda items=items: _rollout(items), options, session)
+        yield from _guarded(number, first, lambda items=items: _rollout(items), options, facts)
 
 
 def _rollout(items: Sequence[Any]) -> list[Turn]:
@@ -120,17 +125,19 @@ def _call(kind: str, item: Mapping[str, Any], identity: str) -> tuple[ToolCall, 
 
 
 def _guarded(
-    number: int, first: Document, read: Any, options: ImportOptions, session: str
+    number: int, first: Document, read: Any, options: ImportOptions, facts: dict[str, Any]
 ) -> Iterator[Trajectory | Refused]:
     try:
         turns: list[Turn] = read()
         if any(turn.kind == "assistant" for turn in turns):
-            yield _episode(number, first, turns, options, session)
+            yield _episode(number, first, turns, options, facts)
     except MALFORMED as error:
         yield refuse(first, error, place=f"part {number} of the session")
 
 
-def _episode(number: int, first: Document, turns: list[Turn], options: ImportOptions, session: str) -> Trajectory:
+def _episode(
+    number: int, first: Document, turns: list[Turn], options: ImportOptions, facts: dict[str, Any]
+) -> Trajectory:
     origin = Origin(
         format=NAME,
         document=Document(file=first.file, data=None),
@@ -140,7 +147,7 @@ def _episode(number: int, first: Document, turns: list[Turn], options: ImportOpt
         action_text_lossy=True,
         context_incomplete=True,
         segments={place: cut for place, turn in enumerate(turns) if (cut := _unwrapped(turn, options)) is not None},
-        facts={"session_id": session},
+        facts=facts,
     )
     return assemble(turns, origin, options)
 
