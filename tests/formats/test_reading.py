@@ -180,7 +180,7 @@ def test_a_mutated_trace_is_read_or_reported(tmp_path_factory: pytest.TempPathFa
 
 def test_a_session_without_an_answer_is_reported(tmp_path: Path):
     """Catches a session that is recognised, holds nothing to learn from, and is lost without a word."""
-    lines = [{"type": "session_meta", "payload": {"id": "s"}}, {"type": "response_item", "payload": None}]
+    lines = [{"type": "session_meta", "payload": {"id": "s"}}, {"type": "response_item", "payload": {"role": "user"}}]
     path = write(tmp_path / "s.jsonl", "\n".join(map(json.dumps, lines)).encode())
     report = ImportReport()
     assert list(import_traces([path], report)) == []

@@ -7,95 +7,22 @@ a bad row is reported while the others go on. Not here: writing the store (`enve
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any
 
 from envecho.errors import ConfigError, DataError, did_you_mean
-from envecho.formats import (
-    agent_world_model,
-    atif,
-    calls,
-    claude_code,
-    codex,
-    harbor_results,
-    inspect_logs,
-    messages,
-    mini_swe_agent,
-    openenv_records,
-    openhands,
-    rfc010,
-    swe_agent,
-    training_traces,
-    verifiers_traces,
-)
+from envecho.formats import harbor_results, inspect_logs, refused, rfc010
 from envecho.formats.assemble import ImportOptions
+from envecho.formats.known import FORMATS, Format, Recognise
+from envecho.formats.message_rows import decoded
 from envecho.formats.reading import Document, InputFile, Problem, Refused, expand, read_documents
 from envecho.formats.redaction import redacted
 from envecho.trajectory import Role, Trajectory
 
 _MOST_LINES = 50_000
 _SHOWN_LINES = 8
-
-
-Recognise = Callable[[Any], bool]
-
-
-class ReadDocument(Protocol):
-    """Yields the episodes of one document."""
-
-    def __call__(
-        self, document: Document, options: ImportOptions, *, number: int | None = None
-    ) -> Iterator[Trajectory]:
-        """Raise DataError where the document cannot be read."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """How one family of documents is recognised and read.
-
-    `read` takes one document. `read_lines` takes the lines of a session's file, of which `recognises` knows the first
-    and `recognises_line` the others.
-    """
-
-    recognises: Recognise
-    read: ReadDocument | None = None
-    recognises_line: Recognise | None = None
-    read_lines: Callable[[Iterable[Document], ImportOptions], Iterator[Trajectory | Refused]] | None = None
-
-
-def _documents(module: Any) -> Format:
-    return Format(recognises=module.recognises, read=module.read)
-
-
-def _session(module: Any) -> Format:
-    return Format(
-        recognises=module.recognises,
-        read=getattr(module, "read", None),
-        recognises_line=module.recognises_line,
-        read_lines=module.read_lines,
-    )
-
-
-FORMATS: Final[dict[str, Format]] = {
-    verifiers_traces.NAME: _documents(verifiers_traces),
-    harbor_results.NAME: _documents(harbor_results),
-    calls.NAME: _session(calls),
-    openenv_records.NAME: _documents(openenv_records),
-    training_traces.NAME: _documents(training_traces),
-    mini_swe_agent.NAME: _documents(mini_swe_agent),
-    atif.NAME: _documents(atif),
-    agent_world_model.NAME: _documents(agent_world_model),
-    inspect_logs.NAME: _documents(inspect_logs),
-    swe_agent.NAME: _documents(swe_agent),
-    claude_code.NAME: _session(claude_code),
-    codex.NAME: _session(codex),
-    openhands.NAME: _session(openhands),
-    messages.NAME: _documents(messages),
-}
-"""In the order in which they are tried: what names itself first, message lists last."""
 
 
 @dataclass(kw_only=True)
@@ -236,6 +163,9 @@ def read_file(
         trajectory = harbor_results.with_result(found, path)
         if held is not None and _continues(trajectory, held):
             report.num_growing_rows += 1
+        elif held is not None and _continues(held, trajectory):  # an export that begins with its longest row
+            report.num_growing_rows += 1
+            continue
         elif held is not None:
             yield redacted(held, options.redactor)
         held = trajectory
@@ -289,12 +219,28 @@ class _Reader:
             for row, number in _rows(first, found):
                 yield from self._document(row, number)
             waiting = next(documents, None)
+            while waiting is not None and refused.goes_on(first.data, waiting.data):
+                waiting = next(documents, None)
 
     def _find(self, data: Any) -> Format | None:
         return next((format for format in self._formats.values() if format.recognises(data)), None)
 
+    def _column(self, document: Document) -> tuple[Document, Format] | None:
+        """A trace that stands in a column of a row, as a value or as JSON text."""
+        row = document.data if isinstance(document.data, Mapping) else {}
+        for value in row.values():
+            inner = decoded(value)
+            if isinstance(inner, Mapping | list) and (found := self._find(inner)) is not None:
+                return replace(document, data=inner), found
+        return None
+
     def _document(self, document: Document, number: int | None) -> Iterator[Trajectory]:
         found = self._find(document.data)
+        if found is None and (why := refused.reason(document.data)) is not None:
+            self._problem(document, number, why)
+            return
+        if found is None and (inner := self._column(document)) is not None:
+            document, found = inner
         if found is not None and found.read is not None:
             yield from self._guarded(document, number, found.read(document, self._options, number=number))
             return

@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import IO, Any, Final, cast
 
 from envecho.errors import DataError
+from envecho.formats import folders
 
 MAX_LINE_BYTES = 128 * 2**20
 MAX_DOCUMENT_BYTES = 2**30
 _LFS = b"version https://git-lfs"
 _LINES_TO_TRY = 5
+_CASSETTE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:version: \d+\s+)?interactions:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +94,7 @@ def expand(paths: Sequence[str | Path]) -> list[InputFile]:
     for given in map(str, paths):
         path = Path(given)
         if path.is_dir():
-            inside = (Path(folder, name) for folder, _, names in sorted(os.walk(path)) for name in sorted(names))
-            files = [(f, False) for f in inside if not any(p.startswith(".") for p in f.relative_to(path).parts)]
+            files = [(file, False) for file in folders.inside(path)]
         elif path.exists():
             files = [(path, True)]
         else:
@@ -115,8 +117,14 @@ def read_documents(
     """
     name = label or str(path)
     try:
-        with path.open("rb") as file:
-            yield from _stream(file, name, on_problem, named=named)
+        if path.is_dir() and path.name == "agent-logs":
+            yield Document(file=name, data=folders.agent_logs(path))
+        elif path.is_dir():
+            for event in folders.event_files(path):
+                yield from read_documents(event, on_problem, label=f"{name}/{event.name}", named=named)
+        else:
+            with path.open("rb") as file:
+                yield from _stream(file, name, on_problem, named=named)
     except OSError as error:
         on_problem(Problem(file=name, message=f"cannot be read: {error.strerror or error}"))
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -142,7 +150,7 @@ def _stream(file: IO[bytes], name: str, on_problem: OnProblem, *, named: bool) -
     elif not head.strip():
         if named:
             on_problem(Problem(file=name, message="the file is empty"))
-    elif head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"interactions:"):
+    elif _CASSETTE.match(head):
         yield from _cassette(file, name, on_problem)
     elif _may_be_json(head):
         yield from _json(file, name, on_problem)
