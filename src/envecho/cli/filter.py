@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def command(
     envecho filter store/ --out errors/ --source stderr --source tool_error
     """
     from envecho.errors import ConfigError, DataError
+    from envecho.recipes.progress import counting
     from envecho.trajectory.filters import TrajectoryFilter
     from envecho.trajectory.store import TrajectoryWriter, count_trajectories, read_batches
 
@@ -51,10 +53,10 @@ def command(
     first = next(rows, None)
     if first is None:
         raise DataError(f"none of {num_read:,} trajectories passes; nothing was written")
-    with TrajectoryWriter(out, overwrite=overwrite) as writer:
-        writer.write_batch(first)
-        for batch in rows:
+    with counting("trajectories copied:") as advance, TrajectoryWriter(out, overwrite=overwrite) as writer:
+        for batch in itertools.chain([first], rows):
             writer.write_batch(batch)
+            advance(batch.num_rows)
     if as_json:
         click.echo(json.dumps({"num_read": num_read, "num_written": writer.num_written}))
     else:

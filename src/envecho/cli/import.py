@@ -66,6 +66,7 @@ def command(
     """
     from envecho.errors import ConfigError, DataError
     from envecho.formats import ImportReport, import_batches
+    from envecho.recipes.progress import counting
     from envecho.trajectory.store import TrajectoryWriter
 
     if out.exists() and not overwrite:
@@ -75,12 +76,13 @@ def command(
     found = import_batches(
         paths, report, format=format_name, options=how, num_workers=num_workers, spool=out.absolute().parent
     )
-    with contextlib.closing(found):
+    with contextlib.closing(found), counting("trajectories imported:") as advance:
         first = next(found, None)
         if first is not None:  # else no empty file takes the place of another
             with TrajectoryWriter(out, overwrite=overwrite) as writer:
                 for rows in itertools.chain([first], found):
                     writer.write_batch(rows)
+                    advance(rows.num_rows)
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:

@@ -36,11 +36,13 @@ def command(
     envecho split traces.parquet --out data --held-out 0.1 --validation 0.1
     envecho split store/ --out data --by repository --seed 1
     """
+    from envecho.recipes.progress import working
     from envecho.recipes.split import SplitPlan, split_store
 
     shares = {"held_out": held_out} | ({"validation": validation} if validation else {})
     plan = SplitPlan(shares=shares, by=by, seed=seed, similarity=options["similarity"])
-    document = split_store(files, out, plan, overwrite=options["overwrite"])
+    with working("splitting"):
+        document = split_store(files, out, plan, overwrite=options["overwrite"])
     if options["as_json"]:
         click.echo(json.dumps(document))
     else:
