@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from envecho.errors import ConfigError
 from envecho.trajectory import Message, SampledTokens, Segment, Source, Trajectory
 from envecho.trajectory import store as store_module
+from envecho.trajectory.branches import ExactBranch, SpanKind, TokenSpan
 from envecho.trajectory.columns import encode_batch, row_bytes, trajectory_bytes
 from envecho.trajectory.filters import TrajectoryFilter
 from envecho.trajectory.store import TrajectoryWriter, read_batches, read_trajectories, write_trajectories
@@ -23,6 +24,8 @@ FORMATS = ("atif", "messages")
 
 def trajectory(number: int, task: str, reward: float | None, sources: list[Source], form: str | None) -> Trajectory:
     sampled = SampledTokens(token_ids=tuple(range(number % 3))) if number % 2 else None
+    span = TokenSpan(end=number, kind=SpanKind.SCAFFOLD)
+    branches = (ExactBranch(token_ids=tuple(range(number)), spans=(span,)),) if number % 4 == 3 else ()
     return Trajectory(
         id=str(number),
         task_id=task,
@@ -32,6 +35,7 @@ def trajectory(number: int, task: str, reward: float | None, sources: list[Sourc
             for source in sources
         ),
         metadata={"import": {"format": form}} if form else {"note": "import"},
+        branches=branches,
     )
 
 
