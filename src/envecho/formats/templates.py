@@ -67,7 +67,8 @@ class _Writer:
             return ""
         if isinstance(node, nodes.If):
             branches = [node.body, *(other.body for other in node.elif_), node.else_]
-            return f"(?:{'|'.join(self.of(branch) for branch in branches)})"
+            patterns = sorted((self.of(branch) for branch in branches), key=len, reverse=True)
+            return f"(?:{'|'.join(patterns)})"  # what says most is tried first: a bare variable matches anything
         if isinstance(node, nodes.Expr):
             return self._variable(node)
         raise NotImplementedError
