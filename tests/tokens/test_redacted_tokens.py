@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from envecho.tokens import ChatTokenizer, env_target_mask, token_texts, tokenize_trajectory
-from envecho.tokens.view import REDACTED_BRACKETS, rich_view, token_view
+from envecho.tokens.view import REDACTED_BRACKETS, rich_view, segment_view, token_view
 from envecho.trajectory import Message, SampledTokens, Segment, Source, ToolCall, Trajectory
 from envecho.trajectory.redacted import redaction_mark
 
@@ -74,3 +74,10 @@ def test_redacted_tokens_are_set_off_in_the_terminal(smol: ChatTokenizer):
     (sequence,) = tokenize_trajectory(episode(says("assistant", (Source.POLICY, "go"))), smol)
     view = token_view(sequence, token_texts(smol, sequence.token_ids))
     assert f"{REDACTED_BRACKETS[0]} {MARK}{REDACTED_BRACKETS[1]}" in rich_view(view).plain
+
+
+def test_a_call_behind_a_redacted_text_is_still_shown_as_the_policys():
+    """Catches a whole turn shown as taken out because its text begins with a secret."""
+    call = says("assistant", (Source.REDACTED, MARK), tool_calls=(ToolCall(name="bash", arguments="{}"),))
+    shown = [(token.text, token.source) for token in segment_view(episode(call)).tokens if token.turn == 1]
+    assert shown == [(MARK, Source.REDACTED), ("\n", Source.SCAFFOLD), ("bash({})", Source.POLICY)]
