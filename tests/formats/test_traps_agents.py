@@ -11,16 +11,22 @@ from test_formats import facts, load, one, text_of, words
 from envecho.formats import ImportReport, import_traces
 from envecho.trajectory import Source
 
-OBSERVED = "### {{output.returncode}}\n{% if output.output|length < 9 -%}\n<<{{output.output}}>>\n" \
-    "{%- else -%}\n<<{{output.output[:3]}}>>\n[{{output.output|length - 6}} cut]\n<<{{output.output[-3:]}}>>\n{%- endif %}"  # fmt: skip
+OBSERVED = (
+    "### {{output.returncode}}\n{% if output.output|length < 9 -%}\n<<{{output.output}}>>\n"
+    "{%- else -%}\n<<{{output.output[:3]}}>>\n[{{output.output|length - 6}} cut]\n"
+    "<<{{output.output[-3:]}}>>\n{%- endif %}"
+)
 ANSWER = {"role": "assistant", "content": "```bash\nls\n```"}
 OPENING = [{"role": "system", "content": "S"}, {"role": "user", "content": "Fix it."}]
 
 
 def mini(*messages: dict[str, Any], version: str = "1", **config: str) -> dict[str, Any]:
     room = "agent" if version == "1" else "model"
-    return {"trajectory_format": f"mini-swe-agent-{version}", "info": {"config": {room: config}},
-            "messages": [*OPENING, *messages]}  # fmt: skip
+    return {
+        "trajectory_format": f"mini-swe-agent-{version}",
+        "info": {"config": {room: config}},
+        "messages": [*OPENING, *messages],
+    }
 
 
 def test_mini_is_cut_by_the_template_that_its_config_keeps(tmp_path: Path):
@@ -32,7 +38,12 @@ def test_mini_is_cut_by_the_template_that_its_config_keeps(tmp_path: Path):
         "action_observation_template": OBSERVED,
         "format_error_template": "Use ONE block, not {{actions|length}}.",
     }
-    found = words(one(tmp_path, mini(ANSWER, user, ANSWER, long, ANSWER, wrong, ANSWER, {"role": "user", "content": "diff"}, **config)))  # fmt: skip
+    found = words(
+        one(
+            tmp_path,
+            mini(ANSWER, user, ANSWER, long, ANSWER, wrong, ANSWER, {"role": "user", "content": "diff"}, **config),
+        )
+    )
     assert found[3] == [("wrapper", "### 0\n<<"), ("stdout", "a.py\n"), ("wrapper", ">>")]
     assert [part for part in found[5] if part[0] == "stdout"] == [("stdout", "abc"), ("stdout", "xyz")]
     assert found[7] == [("format_warning", "Use ONE block, not 2.")]
@@ -43,15 +54,27 @@ def test_mini_knows_commands_that_were_not_run_people_and_a_zero_beside_a_return
     """Catches a filler that passes for output, a person's interruption, and `0` found in the return code."""
     calls = [{"id": i, "type": "function", "function": {"name": "bash", "arguments": "{}"}} for i in "ab"]
     answer = {"role": "assistant", "content": "go", "tool_calls": calls, "extra": {"response": {"id": "r"}}}
-    ran = {"role": "tool", "tool_call_id": "a", "content": "<returncode>0</returncode>\n<output>\n0</output>",
-           "extra": {"raw_output": "0"}}  # fmt: skip
-    filler = {"role": "tool", "tool_call_id": "b", "content": "<exception>action was not executed</exception>\n"
-              "<returncode>-1</returncode>\n<output>\n</output>",
-              "extra": {"raw_output": "", "exception_info": "action was not executed"}}  # fmt: skip
+    ran = {
+        "role": "tool",
+        "tool_call_id": "a",
+        "content": "<returncode>0</returncode>\n<output>\n0</output>",
+        "extra": {"raw_output": "0"},
+    }
+    filler = {
+        "role": "tool",
+        "tool_call_id": "b",
+        "content": "<exception>action was not executed</exception>\n<returncode>-1</returncode>\n<output>\n</output>",
+        "extra": {"raw_output": "", "exception_info": "action was not executed"},
+    }
     person = {"role": "user", "content": "Stop that.", "extra": {"interrupt_type": "UserInterruption"}}
     trajectory = one(tmp_path, mini(answer, ran, filler, person, version="1.1"))
     found = words(trajectory)
-    assert found[3] == [("status", "<returncode>0</returncode>\n"), ("wrapper", "<output>\n"), ("stdout", "0"), ("wrapper", "</output>")]  # fmt: skip
+    assert found[3] == [
+        ("status", "<returncode>0</returncode>\n"),
+        ("wrapper", "<output>\n"),
+        ("stdout", "0"),
+        ("wrapper", "</output>"),
+    ]
     assert [source for source, _ in found[4]] == ["harness_notice"]
     assert found[5] == [("task", "Stop that.")]
     assert facts(trajectory)["action_provenance"] == "proved"
@@ -73,7 +96,10 @@ def test_swe_agent_with_prompts_begins_anew_where_an_old_observation_was_cut_out
     """Catches FORMATS rule R5: a history that is spliced, and an answer or observation that is trained twice."""
     found, report = load(tmp_path, swe())
     assert report.problems == []
-    assert [[text for m in words(t) for source, text in m if source == "policy"] for t in found] == [["do 0", "do 1"], ["do 2"]]  # fmt: skip
+    assert [[text for m in words(t) for source, text in m if source == "policy"] for t in found] == [
+        ["do 0", "do 1"],
+        ["do 2"],
+    ]
     assert [text_of(Source.STDOUT, trajectory) for trajectory in found] == ["out 0out 1", ""]
     whole = one(tmp_path, swe(query=False))
     assert text_of(Source.STDOUT, whole) == "out 0out 1out 2"
@@ -95,12 +121,18 @@ def test_atif_keeps_what_system_steps_observe_and_reads_pictures_unknown_keys_an
     call = {"tool_call_id": "a", "function_name": "run", "arguments": {}}
     steps: list[dict[str, Any]] = [
         {"source": "user", "message": "Do."},
-        {"source": "agent", "message": "x", "tool_calls": [call, call | {"tool_call_id": "b"}],
-         "observation": {"results": [{"source_call_id": "b", "content": parts}, {"source_call_id": "a", "content": "1"}]}},
+        {
+            "source": "agent",
+            "message": "x",
+            "tool_calls": [call, call | {"tool_call_id": "b"}],
+            "observation": {
+                "results": [{"source_call_id": "b", "content": parts}, {"source_call_id": "a", "content": "1"}]
+            },
+        },
         {"source": "system", "message": "summed up", "observation": {"results": [{"content": "sub-agent's words"}]}},
         {"source": "user", "message": "Go on.", "new_key": 1},
         {"source": "agent", "message": "none", "llm_call_count": 0, "observation": {"results": [{"content": "dir"}]}},
-    ]  # fmt: skip
+    ]
     document = {"schema_version": "1.4", "agent": {"name": "x"}, "steps": steps, "continued_trajectory_ref": "y.json"}
     trajectory = one(tmp_path, document)
     found = words(trajectory)
@@ -136,12 +168,28 @@ def test_a_folder_of_events_is_one_trace_and_so_are_a_trials_logs(tmp_path: Path
     """Catches each event as a trace of its own, and episode 10 before episode 2."""
     events: list[dict[str, Any]] = [
         {"kind": "MessageEvent", "id": "m", "source": "user", "llm_message": {"content": "Do."}},
-        {"kind": "ActionEvent", "id": "a", "tool_call": {"id": "c", "name": "sh", "arguments": "{}"}, "llm_response_id": "r"},
-        {"kind": "ObservationEvent", "id": "o", "action_id": "a", "tool_call_id": "c", "tool_name": "sh",
-         "observation": {"content": "ok", "metadata": {"exit_code": 0}}},
-        {"kind": "ActionEvent", "id": "b", "tool_call": {"id": "d", "name": "sh", "arguments": "{}"}, "llm_response_id": "r"},
+        {
+            "kind": "ActionEvent",
+            "id": "a",
+            "tool_call": {"id": "c", "name": "sh", "arguments": "{}"},
+            "llm_response_id": "r",
+        },
+        {
+            "kind": "ObservationEvent",
+            "id": "o",
+            "action_id": "a",
+            "tool_call_id": "c",
+            "tool_name": "sh",
+            "observation": {"content": "ok", "metadata": {"exit_code": 0}},
+        },
+        {
+            "kind": "ActionEvent",
+            "id": "b",
+            "tool_call": {"id": "d", "name": "sh", "arguments": "{}"},
+            "llm_response_id": "r",
+        },
         {"kind": "AgentErrorEvent", "id": "e", "tool_call_id": "gone", "error": "no tool"},
-    ]  # fmt: skip
+    ]
     folder = tmp_path / "conversation" / "events"
     folder.mkdir(parents=True)
     for number, event in enumerate(events):
@@ -165,18 +213,27 @@ def test_a_folder_of_events_is_one_trace_and_so_are_a_trials_logs(tmp_path: Path
 def test_a_bad_sample_of_a_log_costs_itself_alone_and_given_answers_are_context(tmp_path: Path):
     """Catches a log that is lost with one sample, a prefilled answer as sampled, and a timeout's partial output."""
     answer = {"role": "assistant", "content": "try", "source": "generate"}
-    good = {"id": 1, "epoch": 1, "target": "", "messages": [
-        {"role": "user", "content": "Q", "source": "input"}, {"role": "assistant", "content": "given", "source": "input"},
-        answer, {"role": "tool", "content": "Command timed out before completing.\npart", "error": {"type": "timeout"}},
-        {"role": "user", "content": "Please proceed to the next step using your best judgement. Submit."}]}  # fmt: skip
+    good = {
+        "id": 1,
+        "epoch": 1,
+        "target": "",
+        "messages": [
+            {"role": "user", "content": "Q", "source": "input"},
+            {"role": "assistant", "content": "given", "source": "input"},
+            answer,
+            {"role": "tool", "content": "Command timed out before completing.\npart", "error": {"type": "timeout"}},
+            {"role": "user", "content": "Please proceed to the next step using your best judgement. Submit."},
+        ],
+    }
     bad = {"id": 2, "epoch": 1, "messages": [{"role": "user", "content": "tc://gone"}]}
     found, report = load(tmp_path, {"eval": {}, "samples": [bad, good, 3]})
     assert [str(problem).partition(": ")[2][:9] for problem in report.problems] == ["sample 0:", "sample 2:"]
     assert words(found[0])[1:] == [
-        [("task", "given")], [("policy", "try")],
+        [("task", "given")],
+        [("policy", "try")],
         [("timeout_notice", "Command timed out before completing."), ("tool_result", "\npart")],
         [("harness_notice", "Please proceed to the next step using your best judgement. Submit.")],
-    ]  # fmt: skip
+    ]
     assert facts(found[0])["action_provenance"] == "proved"
 
 
@@ -203,7 +260,9 @@ def test_a_session_of_claude_code_tells_streams_and_who_answered_for_the_model(t
     ]
     found = words(one(tmp_path, lines, lines=True))
     assert found[2:] == [[("stdout", "out"), ("wrapper", "\n"), ("stderr", "err")], [("task", "API Error")]]
-    spoilt, report = load(tmp_path, [*lines, line(5, "user", "<command-name>/clear</command-name>"), line(6, "user", 7)], lines=True)  # fmt: skip
+    spoilt, report = load(
+        tmp_path, [*lines, line(5, "user", "<command-name>/clear</command-name>"), line(6, "user", 7)], lines=True
+    )
     assert len(spoilt) == 1
     assert "from here on: turn 0" in str(report.problems[0])
 
@@ -233,15 +292,26 @@ def test_codex_knows_its_older_layout_its_wrappers_and_every_item_of_a_stream(tm
     assert found[4] == [("status", "Exit code: 0\nWall time: 0 seconds\nOutput:\n"), ("tool_result", "ok")]
     items: list[dict[str, Any]] = [
         {"id": "r", "type": "reasoning", "text": "hm"},
-        {"id": "m", "type": "mcp_tool_call", "server": "s", "tool": "t", "arguments": {}, "result": {"content": [{"type": "text", "text": "4"}]}},
+        {
+            "id": "m",
+            "type": "mcp_tool_call",
+            "server": "s",
+            "tool": "t",
+            "arguments": {},
+            "result": {"content": [{"type": "text", "text": "4"}]},
+        },
         {"id": "f", "type": "file_change", "changes": [{"path": "a"}]},
-    ]  # fmt: skip
+    ]
     stream = [
         {"type": "thread.started", "thread_id": "t"},
         *({"type": "item.completed", "item": item} for item in items),
     ]
     trajectory = one(tmp_path, stream, lines=True)
-    assert [(m.role, m.reasoning, m.content) for m in trajectory.messages] == [("assistant", "hm", ""), ("tool", None, "4"), ("assistant", None, "")]  # fmt: skip
+    assert [(m.role, m.reasoning, m.content) for m in trajectory.messages] == [
+        ("assistant", "hm", ""),
+        ("tool", None, "4"),
+        ("assistant", None, ""),
+    ]
 
 
 def test_gemini_cli_keeps_what_tools_answered_and_no_notes_to_the_user(tmp_path: Path):
@@ -252,8 +322,16 @@ def test_gemini_cli_keeps_what_tools_answered_and_no_notes_to_the_user(tmp_path:
         "args": {"p": 1},
         "result": [{"functionResponse": {"response": {"output": "body"}}}],
     }
-    messages = [{"type": "info", "content": "note"}, {"type": "user", "content": "Read."},
-                {"type": "gemini", "content": "I read.", "thoughts": [{"description": "hm"}], "toolCalls": [call, {"name": "x"}]}]  # fmt: skip
+    messages = [
+        {"type": "info", "content": "note"},
+        {"type": "user", "content": "Read."},
+        {
+            "type": "gemini",
+            "content": "I read.",
+            "thoughts": [{"description": "hm"}],
+            "toolCalls": [call, {"name": "x"}],
+        },
+    ]
     trajectory = one(tmp_path, {"sessionId": "s", "messages": messages})
     assert words(trajectory) == [[("task", "Read.")], [("policy", "I read.")], [("tool_result", "body")]]
     assert (facts(trajectory)["num_notes_left_out"], facts(trajectory)["num_calls_without_result"]) == (1, 1)
