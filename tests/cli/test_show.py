@@ -174,6 +174,23 @@ def test_an_index_beyond_the_file_says_how_many_there_are(file: Path):
         show(file, "--index", 3)
 
 
+def test_what_a_model_cannot_take_is_counted_and_named(file: Path, tiny_model: Path, tmp_path: Path):
+    """Catches a list or page that dies at the first tool call of a trace, or leaves it out without a word."""
+    call = ToolCall(name="bash", arguments="{}")
+    acting = Message(role="assistant", segments=(), tool_calls=(call,))
+    path = tmp_path / "mixed.parquet"
+    refused = Trajectory(id="calls", task_id="t", messages=(*episode(0).messages, acting))
+    write_trajectories(path, [refused, episode(1)])
+    document = json.loads(show(path, "--model", tiny_model, "--json").stdout)
+    assert document["trajectories"][0]["tokens"] is None
+    assert "does not show the call of tool 'bash'" in document["trajectories"][0]["refused"]
+    assert document["summary"]["num_refused"] == 1
+    assert "1 cannot be rendered" in show(path, "--model", tiny_model).stdout
+    result = show(path, "--model", tiny_model, "--html", tmp_path / "page.html")
+    assert "not on the page: calls: " in result.stderr
+    assert "episode-1" in (tmp_path / "page.html").read_text()
+
+
 def test_losses_without_a_model_are_a_usage_error(file: Path):
     """Catches a request for losses that is silently not fulfilled."""
     result = show(file, "--index", 0, "--losses")

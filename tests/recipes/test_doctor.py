@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from doctor_cases import CASES, KEY, OUTPUT, Builder, user
@@ -17,6 +19,7 @@ from envecho.cli.doctor import command
 from envecho.errors import DataError
 from envecho.objective import EchoConfig, compile_batch
 from envecho.recipes.doctor import KINDS, DoctorOptions, DoctorReport, Level, examine
+from envecho.recipes.doctor.masks import lost_at_borders
 from envecho.recipes.doctor.volatile_text import PATTERNS, volatile_spans
 from envecho.recipes.doctor.words import ends_abruptly
 from envecho.tokens import ChatTokenizer, tokenize_trajectory
@@ -184,11 +187,18 @@ def test_costs_are_those_of_the_tokens_that_training_would_see(builder: Builder,
 
 def test_the_effective_lambda_is_that_of_the_configured_normaliser(builder: Builder, tiny_dir: Path, tmp_path: Path):
     """Catches a nominal lambda that is printed as the effective one."""
-    episodes = [builder.episode("a"), builder.observing((Source.STDOUT, OUTPUT * 4), name="b")]
-    sequences = [s for e in episodes for s in tokenize_trajectory(e, builder.tokenizer)]
+    episodes = [
+        builder.episode("a"),
+        builder.observing((Source.STDOUT, OUTPUT * 4), name="b"),
+        builder.observing((Source.STDOUT, "short\n"), name="c"),
+    ]
     objective = EchoConfig(normalizer="verl_token_mean", world_model_coeff=0.1)
     report = look(episodes, tmp_path, tiny_dir, config=_with(objective, tiny_dir))
-    real = compile_batch(sequences, objective).effective_lambda
+    steps = [
+        compile_batch([s for e in step for s in tokenize_trajectory(e, builder.tokenizer)], objective).batch
+        for step in (episodes[:2], episodes[2:])
+    ]
+    real = sum(float(s.env_weights.sum()) for s in steps) / sum(float(s.policy_weights.sum()) for s in steps)
     assert report.cost.effective_lambda == pytest.approx(real, rel=1e-5)
     assert report.cost.effective_lambda != pytest.approx(0.1, rel=0.05)
 
@@ -218,6 +228,27 @@ def test_windows_say_what_share_of_the_actions_lost_context(builder: Builder, ti
     assert finding.detail.startswith(f"{len(windows) - 1} more windows of at most 256 tokens")
     assert f"{sum(actions[1:]) / sum(actions):.1%} of the action tokens" in finding.detail
     assert 0 < sum(actions[1:]) < sum(actions)
+
+
+@pytest.mark.parametrize(("content", "num_lost"), [("42\n\n", 0), ("42", 0), ("  42", 0), ("4", 1), ("gone", None)])
+def test_only_tokens_that_hold_a_character_of_the_world_are_lost(content: str, num_lost: int | None, builder: Builder):
+    """Catches white space that a template trimmed, counted as if the tokens after it had swallowed it."""
+    pieces = [("<|im_start|>", Source.SCAFFOLD), ("4", Source.STDOUT), ("2", Source.STDOUT), ("\n", Source.SCAFFOLD)]
+    if content == "4":
+        pieces[1] = ("4", Source.SCAFFOLD)
+    ids = [builder.tokenizer.hf.convert_tokens_to_ids(piece.replace("\n", "Ċ")) for piece, _ in pieces]
+    sequence = replace(
+        tokenize_trajectory(builder.episode("a"), builder.tokenizer)[0],
+        owned_from=0,
+        token_ids=np.array(ids, dtype=np.int32),
+        sources=np.array([source.code for _, source in pieces], dtype=np.uint8),
+        turns=np.full(4, 3, dtype=np.int32),
+        num_bytes=np.ones(4, dtype=np.uint16),
+        sampling_logprobs=np.full(4, np.nan, dtype=np.float32),
+        sampling_entropies=np.full(4, np.nan, dtype=np.float32),
+    )
+    lost = lost_at_borders(user((Source.STDOUT, content)), 3, sequence, builder.tokenizer)
+    assert (None if lost is None else len(lost)) == num_lost
 
 
 VOLATILE = {

@@ -127,12 +127,15 @@ def _write_page(
 ) -> None:
     from envecho.recipes.showing import episodes_on_page
     from envecho.reports import PageSearch, write_token_page
+    from envecho.tokens.view import visible_text
 
     find, is_pattern, selection = search
-    episodes, is_cut = episodes_on_page(viewer, file, index, selection, most=MAX_ON_PAGE)
-    if is_cut:
+    found = episodes_on_page(viewer, file, index, selection, most=MAX_ON_PAGE)
+    if found.is_cut:
         click.echo(f"the page holds the first {MAX_ON_PAGE} trajectories; --index chooses another", err=True)
-    views = [item for episode in episodes for item in episode.views]
+    for reason in found.refused:
+        click.echo(f"not on the page: {visible_text(reason)}", err=True)
+    views = [item for episode in found.episodes for item in episode.views]
     write_token_page(
         [item.view.model_copy(update={"trajectory_id": item.heading}) for item in views],
         html,

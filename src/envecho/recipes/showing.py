@@ -291,19 +291,24 @@ def find_episode(file: Path, index: int, *, with_group: bool) -> tuple[Trajector
     return found, [other for place, other in others if place != index and other.group_id == found.group_id]
 
 
-def episodes_on_page(
-    viewer: Viewer, file: Path, index: int | None, selection: Selection, *, most: int
-) -> tuple[list[ShownEpisode], bool]:
-    """Return what a page shows: the trajectory at a place, else the first ones that hold what is selected.
+@dataclass(frozen=True, kw_only=True)
+class OnPage:
+    """What a page shows; `is_cut` says that there are more, `refused` why the model cannot take some of them."""
 
-    The second value says that there are more than `most`.
+    episodes: tuple[ShownEpisode, ...]
+    is_cut: bool = False
+    refused: tuple[str, ...] = ()
+
+
+def episodes_on_page(viewer: Viewer, file: Path, index: int | None, selection: Selection, *, most: int) -> OnPage:
+    """Return the trajectory at a place, else the first `most` that hold what is selected.
 
     Raises:
         DataError: nothing in the file holds what is selected, or it has no such place.
-        TemplateError: the model's chat template cannot render one of them.
+        TemplateError: the model's chat template cannot render the one that was asked for, or any of the others.
     """
     if index is not None:
-        return [viewer.show(*find_episode(file, index, with_group=viewer.needs_group))], False
+        return OnPage(episodes=(viewer.show(*find_episode(file, index, with_group=viewer.needs_group)),))
     chosen: list[Trajectory] = []
     for trajectory in read_trajectories(file):
         if selection.is_empty or selection.apply(segment_view(trajectory)).num_hits:
@@ -312,4 +317,13 @@ def episodes_on_page(
             break
     if not chosen:
         raise DataError("no trajectory holds what --find and --source ask for", file=file)
-    return [viewer.show(trajectory) for trajectory in chosen[:most]], len(chosen) > most
+    episodes: list[ShownEpisode] = []
+    refused: list[str] = []
+    for trajectory in chosen[:most]:
+        try:
+            episodes.append(viewer.show(trajectory))
+        except (TemplateError, DataError) as error:
+            refused.append(f"{trajectory.id}: {error}")
+    if not episodes:
+        raise TemplateError(f"the model can take none of them; the first is {refused[0]}")
+    return OnPage(episodes=tuple(episodes), is_cut=len(chosen) > most, refused=tuple(refused))

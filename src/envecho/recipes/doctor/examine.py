@@ -61,13 +61,7 @@ def examine(
     config = options.config
     folder = resolve_model(options.model)
     facts = model_facts(folder)
-    asked = options.max_tokens or (config.data.max_tokens if config else None) or facts.max_context_tokens
-    settings = Settings(
-        tokenizer=ChatTokenizer.from_pretrained(folder),
-        max_tokens=min(asked, facts.max_context_tokens),
-        objective=config.objective if config else EchoConfig(use_rl=False),
-        checks_policy=config is not None and config.objective.samples_matter,
-    )
+    settings = _settings(options, folder, facts.max_context_tokens)
     findings = Findings()
     volatile = VolatileCheck(findings)
     cost = CostCheck(settings.objective, findings, trajectories_per_step=trajectories_per_step(config))
@@ -105,6 +99,17 @@ def examine(
         volatile=dict(volatile.occurrences.most_common()),
         volatile_share=volatile.share,
         cost=cost.cost(config=config, num_parameters=facts.num_parameters, tokens_per_second=speed),
+    )
+
+
+def _settings(options: DoctorOptions, folder: Path, context: int) -> Settings:
+    config = options.config
+    asked = options.max_tokens or (config.data.max_tokens if config else None) or context
+    return Settings(
+        tokenizer=ChatTokenizer.from_pretrained(folder),
+        max_tokens=min(asked, context),
+        objective=config.objective if config else EchoConfig(use_rl=False),
+        checks_policy=config is not None and config.objective.samples_matter,
     )
 
 
