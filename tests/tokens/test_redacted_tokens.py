@@ -78,6 +78,12 @@ def test_redacted_tokens_are_set_off_in_the_terminal(smol: ChatTokenizer):
 
 def test_a_call_behind_a_redacted_text_is_still_shown_as_the_policys():
     """Catches a whole turn shown as taken out because its text begins with a secret."""
-    call = says("assistant", (Source.REDACTED, MARK), tool_calls=(ToolCall(name="bash", arguments="{}"),))
+    segments = ((Source.REDACTED, MARK), (Source.POLICY, "!"))
+    call = says("assistant", *segments, tool_calls=(ToolCall(name="bash", arguments="{}"),))
     shown = [(token.text, token.source) for token in segment_view(episode(call)).tokens if token.turn == 1]
-    assert shown == [(MARK, Source.REDACTED), ("\n", Source.SCAFFOLD), ("bash({})", Source.POLICY)]
+    assert shown == [
+        (MARK, Source.REDACTED),
+        ("!", Source.POLICY),
+        ("\n", Source.SCAFFOLD),
+        ("bash({})", Source.POLICY),
+    ]

@@ -182,7 +182,7 @@ def segment_view(trajectory: Trajectory, *, pool: str = "") -> TokenView:
 def _parts(message: Message) -> Iterator[tuple[str, Source]]:
     """The texts of a message with their writers; reasoning and calls are by whoever wrote its content."""
     writers = [segment.source for segment in message.segments]
-    writer = next((source for source in writers if source is not Source.REDACTED), Source.POLICY)
+    writer = next((source for source in writers if source is not Source.REDACTED), (*writers, Source.POLICY)[0])
     if message.reasoning:
         yield message.reasoning, writer
         if message.segments or message.tool_calls:
