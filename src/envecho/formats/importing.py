@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from envecho.errors import ConfigError, DataError, did_you_mean
+from envecho.errors import ConfigError, did_you_mean
 from envecho.formats import harbor_results, inspect_logs, refused, rfc010
 from envecho.formats.assemble import ImportOptions
 from envecho.formats.known import FORMATS, Format, Recognise
 from envecho.formats.message_rows import decoded
-from envecho.formats.reading import Document, InputFile, Problem, Refused, expand, read_documents
+from envecho.formats.reading import MALFORMED, Document, InputFile, Problem, Refused, expand, read_documents, refuse
 from envecho.formats.redaction import redacted
 from envecho.trajectory import Role, Trajectory
 
@@ -262,11 +262,9 @@ class _Reader:
                     self._problem(trajectory.document, None, str(trajectory.error))
                 else:
                     yield trajectory
-        except DataError as error:
-            self._problem(document, number, str(error))
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            # A reader that believed a type: the row is reported like any other that is not what its format says.
-            self._problem(document, number, f"a field is not what the format says: {type(error).__name__}: {error}")
+        except MALFORMED as error:
+            # A reader may believe a type: the row is reported like any other that is not what its format says.
+            self._problem(document, number, str(refuse(document, error).error))
         else:
             if not num_found:
                 self._problem(document, number, "expected at least one answer of a model, found none")

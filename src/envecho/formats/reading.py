@@ -51,7 +51,9 @@ class Refused:
     error: DataError
 
 
-MALFORMED: Final = (DataError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+MALFORMED: Final = (
+    DataError, TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError, RecursionError
+)  # fmt: skip
 """What reading an episode raises where it is not what its format says."""
 
 
@@ -154,6 +156,8 @@ def _stream(file: IO[bytes], name: str, on_problem: OnProblem, *, named: bool) -
         yield from _cassette(file, name, on_problem)
     elif _may_be_json(head):
         yield from _json(file, name, on_problem)
+    elif _has_broken_start(head):
+        yield from _lines(file, name, on_problem)
     elif named:
         on_problem(Problem(file=name, message=f"expected JSON, JSON lines, Parquet or an archive, found {head[:20]!r}"))
 
@@ -177,6 +181,11 @@ def _may_be_json(head: bytes) -> bool:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
     return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+
+
+def _has_broken_start(head: bytes) -> bool:
+    """Whether lines of JSON objects follow on first lines that are none."""
+    return any(line.lstrip().startswith(b'{"') for line in head.split(b"\n")[1 : _LINES_TO_TRY + 1])
 
 
 def _json(file: IO[bytes], name: str, on_problem: OnProblem) -> Iterator[Document]:
@@ -232,7 +241,14 @@ def _parse(data: bytes) -> tuple[Any, str | None]:
     """Return the value, or what is wrong with it."""
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
-        return json.loads(data.decode(encoding)), None
+        text = data.decode(encoding)
+        value = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # a half of a surrogate pair is no text
+        return value, None
+    except UnicodeEncodeError as error:
+        found = str(error.object)[error.start : error.start + 1]
+        return None, f"holds half of a surrogate pair ({found!r}), which is no text; decode with errors='replace'"
     except UnicodeDecodeError as error:
         return None, f"expected {encoding}, found the byte 0x{data[error.start]:02x} at byte {error.start}"
     except json.JSONDecodeError as error:
