@@ -7,6 +7,7 @@ become branches (`envecho.formats`).
 
 from __future__ import annotations
 
+import itertools
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -68,7 +69,7 @@ class ExactBranch(BaseModel):
     @model_validator(mode="after")
     def _spans_tile_the_ids(self) -> ExactBranch:
         ends = [0, *(span.end for span in self.spans)]
-        if ends[-1] != len(self.token_ids) or any(b <= a for a, b in zip(ends, ends[1:], strict=False)):
+        if ends[-1] != len(self.token_ids) or any(b <= a for a, b in itertools.pairwise(ends)):
             raise ValueError(f"spans end at {ends[1:]}, expected rising ends up to {len(self.token_ids)}")
         if not 0 <= self.owned_from <= len(self.token_ids):
             raise ValueError(f"owned_from is {self.owned_from}, expected 0 to {len(self.token_ids)}")

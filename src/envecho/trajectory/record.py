@@ -130,7 +130,7 @@ class Trajectory(_Record):
         for number, branch in enumerate(self.branches):
             start = 0
             for span in branch.spans:
-                if not -1 <= span.turn or span.turn + span.num_turns > len(self.messages):
+                if span.turn < -1 or span.turn + span.num_turns > len(self.messages):
                     raise ValueError(
                         f"branch {number}: a span is of messages {span.turn} to {span.turn + span.num_turns - 1}, "
                         f"and the trajectory has {len(self.messages)}"
