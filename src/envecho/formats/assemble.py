@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -133,9 +134,9 @@ def assemble(turns: Sequence[Turn], origin: Origin, options: ImportOptions) -> T
         id=document.place if origin.number is None else f"{document.place}#{origin.number}",
         task_id=origin.task or hashlib.sha256(_opening(turns[:first]).encode()).hexdigest()[:16],
         messages=tuple(messages),
-        tools=origin.tools,
-        reward=origin.reward,
-        metadata={"import": _facts(origin) | flags | counts},
+        tools=_plain(origin.tools),
+        reward=_plain(origin.reward),
+        metadata={"import": _plain(_facts(origin) | flags | counts)},
     )
 
 
@@ -154,6 +155,18 @@ def _facts(origin: Origin) -> dict[str, Any]:
         **origin.facts,
     }
     return {key: value for key, value in facts.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """The value without NaN and infinities, which JSON does not know: they are unknown."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        inner = [_plain(entry) for entry in value]
+        return tuple(inner) if isinstance(value, tuple) else inner
+    return value
 
 
 def _sign(turn: Turn) -> str | None:

@@ -196,7 +196,7 @@ def _json(file: IO[bytes], name: str, on_problem: OnProblem) -> Iterator[Documen
         second = file.readline(MAX_LINE_BYTES + 1)
     file.seek(0)
     if len(first) > MAX_LINE_BYTES or (
-        second and (_is_value(first) or (first.strip()[:1] == b"{" and _is_value(second)))
+        second and (_is_value(first) or _is_closed(first) or (first.strip()[:1] == b"{" and _is_value(second)))
     ):
         yield from _lines(file, name, on_problem)
         return
@@ -211,6 +211,12 @@ def _json(file: IO[bytes], name: str, on_problem: OnProblem) -> Iterator[Documen
         yield Document(file=name, data=value)
     else:
         on_problem(Problem(file=name, message=problem))
+
+
+def _is_closed(line: bytes) -> bool:
+    """Whether a line begins and ends as a value does, so that it is one, whatever is wrong inside."""
+    text = line.strip()
+    return len(text) > 1 and text[:1] + text[-1:] in (b"{}", b"[]")
 
 
 def _is_value(line: bytes) -> bool:
