@@ -291,6 +291,7 @@ def test_ordinary_numbers_and_words_are_not_volatile(text: str):
     [
         ('{"items": [{"name": "a"}, {"name": "b', True),
         ('{"items": [{"name": "a"}, {"name": "b"}]}', False),
+        ('{\n  "service": "mail",\n  "version": "8.16",\n', False),
         ("[INFO] started\n[INFO] stopped\n", False),
         ("[1] 4711\n", False),
         ("red \x1b[31", True),

@@ -92,11 +92,13 @@ def ends_abruptly(text: str) -> str | None:
         return "ends within an escape sequence"
     if text.endswith("\N{REPLACEMENT CHARACTER}"):
         return "ends within a character"
+    if text.endswith("\n"):
+        return None  # a command such as `head` ends at the end of a line
     stripped = text.strip()
     if 20 <= len(stripped) <= _MOST_JSON and stripped[0] in "[{" and not _is_whole_json(stripped):
         return "JSON without its end"
     is_round = len(text) % 1_000 == 0 or len(text) % 1_024 == 0
-    if len(text) >= _SHORTEST_CUT and is_round and not text.endswith(("\n", ".", "}", "]", ")", ">")):
+    if len(text) >= _SHORTEST_CUT and is_round and not text.endswith((".", "}", "]", ")", ">")):
         return f"ends in the middle of a line after {len(text):,} characters"
     return None
 
