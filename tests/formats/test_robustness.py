@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from format_samples import SAMPLES
+from format_samples import SAMPLES as FIRST
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples_more import MORE
 
 from envecho.errors import DataError
 from envecho.formats import ImportReport, import_traces
 from envecho.trajectory import Trajectory
 from envecho.trajectory.store import write_trajectories
 
+SAMPLES = {**FIRST, **MORE}
 LINES = ("claude-code", "codex", "codex-stream", "openhands-1")
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 DEEP: Any = "x"
@@ -56,7 +58,7 @@ def imported(path: Path) -> tuple[list[Trajectory], ImportReport]:
     return list(import_traces([path], report)), report
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=500)
 @given(data=st.data())
 def test_a_trace_that_is_damaged_twice_is_read_or_reported_and_costs_no_other(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
