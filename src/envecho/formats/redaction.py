@@ -27,7 +27,7 @@ from urllib.parse import quote
 
 from envecho.errors import ConfigError
 from envecho.formats.rule_file import read_rule_file
-from envecho.formats.secret_patterns import SecretPattern, Span, find_known
+from envecho.formats.secret_patterns import Literals, SecretPattern, Span, find_known, literals_in
 from envecho.trajectory import Message, Segment, Source, ToolCall, Trajectory
 from envecho.trajectory.redacted import REDACTED_LABEL, REDACTION_MARK, redaction_mark
 
@@ -56,8 +56,10 @@ class Redactor:
     patterns: tuple[SecretPattern, ...] = ()
     hook: Hook | None = None
 
-    def find(self, text: str) -> list[Span]:
+    def find(self, text: str, *, among: Literals | None = None) -> list[Span]:
         """Return the secrets of a text in order; those that overlap are one, and marks of earlier ones are none.
+
+        `among` are the literals of known kinds that may stand in it; None: any.
 
         Raises:
             ConfigError: the hook returned something else than (start, end, name) within the text.
@@ -65,7 +67,7 @@ class Redactor:
         found = [span for pattern in self.patterns for span in pattern.spans(pattern.pattern.finditer(text))]
         if self.hook is not None:
             found += [_checked(span, text) for span in self.hook(text)]
-        found += find_known(text)
+        found += find_known(text, among=among)
         marks = [match.span() for match in REDACTION_MARK.finditer(text)] if found else []
         return _merged(span for span in found if not any(a <= span[0] and span[1] <= b for a, b in marks))
 
@@ -75,10 +77,9 @@ class Redactor:
         Raises:
             ConfigError: as `find`.
         """
-        found: dict[str, list[Span]] = {}
-        for text in _texts(trajectory):
-            if text not in found:
-                found[text] = self.find(text)
+        texts = dict.fromkeys(_texts(trajectory))
+        among = literals_in("\0".join(texts))
+        found = {text: self.find(text, among=among) for text in texts}
         if not any(found.values()):
             return Redacted(trajectory=trajectory, counts=Counter())
         return _Redaction(found, self.find).apply(trajectory)

@@ -57,10 +57,19 @@ class SecretPattern:
                 yield start, end, self.name
 
 
-def find_known(text: str) -> list[Span]:
-    """Return the known secrets of a text; they may overlap."""
+Literals = tuple[tuple[str, tuple[SecretPattern, ...]], ...]
+"""What is looked for, and the patterns that are tried where it stands."""
+
+
+def literals_in(text: str) -> Literals:
+    """Return what there is to look for in parts of this text: most texts hold few literals, and one search tells."""
+    return tuple(entry for entry in _patterns_by_literal() if entry[0] in text)
+
+
+def find_known(text: str, *, among: Literals | None = None) -> list[Span]:
+    """Return the known secrets of a text; they may overlap. `among` are the literals that may stand in it."""
     found: list[Span] = []
-    for literal, patterns in _patterns_by_literal():
+    for literal, patterns in _patterns_by_literal() if among is None else among:
         place = text.find(literal)
         while place >= 0:
             for pattern in patterns:
@@ -70,7 +79,7 @@ def find_known(text: str) -> list[Span]:
 
 
 @cache
-def _patterns_by_literal() -> tuple[tuple[str, tuple[SecretPattern, ...]], ...]:
+def _patterns_by_literal() -> Literals:
     table: dict[str, list[SecretPattern]] = {}
     for pattern in known_patterns():
         for literal in pattern.literals:
