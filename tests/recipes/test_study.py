@@ -189,8 +189,10 @@ def test_a_study_that_is_stopped_continues_to_the_same_figures(
 ):
     """Catches a study that starts over, leaves processes behind that write on, or ends in other figures."""
     config, out = write_document(tmp_path / "mini.toml", study_document(material)), tmp_path / "out"
+    # A shell that runs the tests in the background hands SIGINT down as ignored; a terminal does not.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     code = f"from envecho.cli.main import main; main(['study', {str(config)!r}, '--out', {str(out)!r}])"
-    command = [sys.executable, "-c", f"if __name__ == '__main__':\n    {code}"]
+    command = [sys.executable, "-c", f"if __name__ == '__main__':\n    {heard}; {code}"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     begun = out / "grpo/seed-0/phase-0/metrics.jsonl"
     deadline = time.monotonic() + 120
