@@ -49,7 +49,8 @@ def _note(meaning: str, advice: str) -> Kind:
 KINDS: Final[dict[str, Kind]] = {
     "not_renderable": _error(
         "the model cannot take the trajectory: its chat template refuses the messages, or the ids are another model's",
-        "import with --calls-as-text for a template that knows no tools, or take a model whose template renders them",
+        "import with --calls-as-text for a template that knows no tools, with --text-only where the ids are another "
+        "model's, or take the model that wrote them",
     ),
     "no_target_in_file": _error(
         "the objective selects no token of the whole file: nothing would be trained",
