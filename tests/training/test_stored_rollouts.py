@@ -15,7 +15,7 @@ from tiny_run import episode, tiny_config
 from envecho.errors import DataError
 from envecho.formats import ImportReport, import_traces
 from envecho.tokens import ChatTokenizer, render_prompt
-from envecho.training.data import group_order
+from envecho.training.data import group_order, load_data
 from envecho.training.loop import train
 from envecho.trajectory.store import write_trajectories
 
@@ -65,7 +65,15 @@ def stored(tmp_path: Path, *, with_logprobs: bool = True, with_groups: bool = Tr
 
 def test_imported_rollouts_train_both_terms_with_whole_groups(tmp_path: Path):
     """Catches advantages over half a group, and exact log-probs that never reach the policy term."""
-    train(stored(tmp_path), tmp_path / "run")
+    config = stored(tmp_path)
+    data = load_data(config.data, config.objective, ChatTokenizer.from_pretrained(config.model.name), max_tokens=256)
+    shown = [
+        [s.group_id for s in data.step_sequences(step, trajectories_per_step=3, seed=seed)]
+        for seed in range(4)
+        for step in (1, 2)
+    ]
+    assert all(len(set(groups)) == 1 and len(groups) == 3 for groups in shown)
+    train(config, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if row.get("kind") == "train"]
     assert len(steps) == 2

@@ -17,6 +17,7 @@ from envecho.formats.assemble import ImportOptions, Origin
 from envecho.formats.exact import Call, Calls
 from envecho.formats.openenv_records import is_envelope, observed
 from envecho.formats.reading import Document
+from envecho.formats.token_fields import is_number
 from envecho.formats.turns import Turn, turns_of
 from envecho.trajectory import Message, Segment, Trajectory
 
@@ -116,8 +117,8 @@ def _sampled(turn: Mapping[str, Any]) -> dict[str, Any]:
 
 def _temperature(turn: Mapping[str, Any]) -> float | None:
     stated = _metadata(turn).get("sampling_params")
-    value = stated.get("temperature") if isinstance(stated, Mapping) else None
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    value: Any = stated.get("temperature") if isinstance(stated, Mapping) else None
+    return float(value) if is_number(value) else None
 
 
 def _captured(document: Document, options: ImportOptions, number: int | None) -> Trajectory:

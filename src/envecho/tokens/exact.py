@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from envecho.errors import DataError, TemplateError
 from envecho.tokens.chat import ChatTokenizer
 from envecho.tokens.precedence import CODE_OF_RANK, SOURCE_RANK
-from envecho.tokens.render import TokenArrays, encode_rendering
+from envecho.tokens.render import TokenArrays, encode_rendering, fill_sampled
 from envecho.tokens.spans import render_spans
 from envecho.trajectory import ExactBranch, Message, Segment, Source, SpanKind, Trajectory, source_precedence
 from envecho.trajectory.redacted import sampled_source
@@ -96,12 +96,8 @@ def _branch(trajectory: Trajectory, branch: ExactBranch, tokenizer: ChatTokenize
         turns[run] = span.turn
         messages = list(trajectory.messages[span.turn : span.turn + span.num_turns] if span.num_turns else ())
         if span.kind is SpanKind.SAMPLED:
-            sampled = messages[0].sampled
             sources[run] = sampled_source(messages[0]).code
-            if sampled is not None and sampled.logprobs is not None:
-                logprobs[run] = sampled.logprobs
-            if sampled is not None and sampled.entropies is not None:
-                entropies[run] = sampled.entropies
+            fill_sampled(messages[0].sampled, logprobs[run], entropies[run])
             _note_sampled(token_ids[run], messages[0], span.turn, tokenizer, found)
         elif span.kind is SpanKind.CONTENT:
             sources[run] = _content(_Bytes.of(token_ids[run], tokenizer), messages[0], span.turn, found)

@@ -84,10 +84,7 @@ def encode_rendering(
     for start, piece in sampled_runs:
         run = slice(start, start + len(piece.token_ids))
         sources[run], turns[run] = sampled_source(messages[piece.turn]).code, piece.turn
-        if piece.sampled is not None and piece.sampled.logprobs is not None:
-            logprobs[run] = piece.sampled.logprobs
-        if piece.sampled is not None and piece.sampled.entropies is not None:
-            entropies[run] = piece.sampled.entropies
+        fill_sampled(piece.sampled, logprobs[run], entropies[run])
     token_ids = np.array(ids, dtype=np.int32)
     return TokenArrays(
         token_ids=token_ids,
@@ -97,6 +94,14 @@ def encode_rendering(
         sampling_logprobs=logprobs,
         sampling_entropies=entropies,
     )
+
+
+def fill_sampled(sampled: SampledTokens | None, logprobs: NDArray[np.float32], entropies: NDArray[np.float32]) -> None:
+    """Write what a sampler stated of its ids into the slices `[token]` of their run; the rest stays unknown (NaN)."""
+    if sampled is not None and sampled.logprobs is not None:
+        logprobs[:] = sampled.logprobs
+    if sampled is not None and sampled.entropies is not None:
+        entropies[:] = sampled.entropies
 
 
 def _encode_run(text: str, start: int, end: int, tokenizer: ChatTokenizer) -> tuple[list[int], list[tuple[int, int]]]:
