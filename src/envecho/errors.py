@@ -5,6 +5,8 @@
     ├── DataError        a file or record is wrong; names file, line and turn where they are known
     ├── TemplateError    a chat template cannot be rendered with exact spans
     ├── WorldError       a world or its sandbox cannot start or answer
+    │   ├── WorldLostError       the connection to a world broke, or what came over it was no answer
+    │   └── WorldCapacityError   the server of a world has no room for another session now
     └── EngineError      an engine cannot do what was asked
 
 A message says what was expected, what was found, where, and what to do. A failed rollout is not an error: it is a
@@ -55,6 +57,14 @@ class TemplateError(EnvechoError):
 
 class WorldError(EnvechoError):
     """A world, or the sandbox around it, cannot start or answer."""
+
+
+class WorldLostError(WorldError):
+    """The connection to a world broke, its server went away, or it answered what is no answer."""
+
+
+class WorldCapacityError(WorldError):
+    """The server of a world has no room for another session; later it may."""
 
 
 class EngineError(EnvechoError):

@@ -29,7 +29,9 @@ class Observation:
     """What a world answers, as typed segments, so that roles are facts from the start.
 
     `reward` is None where nothing was graded. `labels` are facts that the world states about this answer.
-    `metadata` is for people and never becomes text: exit status, seconds, counts.
+    `tools` are the schemas of what an action may call, as chat templates take them; `reset` states them, and how they
+    are shown to a policy is the rollout's choice. `metadata` is for people and never becomes text: exit status,
+    seconds, counts.
     """
 
     segments: tuple[Segment, ...]
@@ -37,6 +39,7 @@ class Observation:
     reward: float | None = None
     timed_out: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -91,10 +94,12 @@ class TaskSuite(Protocol):
         """Return a world whose `reset` starts this task, whatever seed it gets."""
         ...
 
-    def scripted_turns(
-        self, split: str, number: int, *, policy: str, seed: int
-    ) -> Sequence[tuple[str, Mapping[str, str]]]:
-        """Return what a scripted policy (`oracle` or `explore`) says on this task, with observation labels."""
+    def scripted_policy(self, split: str, number: int, *, policy: str, seed: int) -> Policy:
+        """Return the policy `oracle` or `explore` for one episode of this task.
+
+        Raises:
+            ConfigError: the suite has no such policy, or none for this task.
+        """
         ...
 
 

@@ -11,10 +11,11 @@ from step_builders import tokenized
 from envecho.engines.pretrained import resolve_model
 from envecho.errors import ConfigError
 from envecho.objective import EchoConfig, NoiseConfig, compile_batch, disagreement, disagreement_multipliers
-from envecho.rollout import EpisodeJob, ScriptedPolicy, run_episode
+from envecho.rollout import EpisodeJob, run_episode
 from envecho.tokens import ChatTokenizer, tokenize_trajectory
 from envecho.tokens.chat import token_texts
 from envecho.trajectory import Source
+from envecho.worlds.scripts import ScriptedPolicy
 from envecho.worlds.terminal import TerminalWorld
 from envecho.worlds.terminal.families import make_task
 from envecho.worlds.terminal.tasks import split_box

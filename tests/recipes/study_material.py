@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from envecho.recipes.depot_tokenizer import train_depot_tokenizer
 from envecho.recipes.study_config import StudyConfig, study_from_document
-from envecho.rollout import EpisodeJob, ScriptedPolicy, run_episode
+from envecho.rollout import EpisodeJob, run_episode
 from envecho.trajectory.store import write_trajectories
 from envecho.worlds.suites import open_suite
 
@@ -42,14 +42,13 @@ def write_material(folder: Path) -> Path:
     suite = open_suite("depot", max_turns=2)
 
     def walk(number: int) -> Any:
-        turns = suite.scripted_turns("held_out", number, policy="explore", seed=0)
         return run_episode(
             EpisodeJob(
                 id=f"walk-{number}",
                 task_id=suite.task_id("held_out", number),
                 seed=0,
                 make_world=lambda: suite.make_world("held_out", number),
-                make_policy=lambda: ScriptedPolicy.oracle(turn for turn, _ in turns),
+                make_policy=lambda: suite.scripted_policy("held_out", number, policy="explore", seed=0),
             )
         )
 

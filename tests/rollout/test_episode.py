@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from envecho.errors import EngineError, WorldError
-from envecho.rollout import EpisodeJob, ScriptedPolicy, collect, run_episode
+from envecho.rollout import EpisodeJob, collect, run_episode
 from envecho.seam import Observation, PolicyTurn
 from envecho.trajectory import Segment, Source, StopReason, Trajectory
+from envecho.worlds.scripts import ScriptedPolicy
 from envecho.worlds.terminal import TerminalWorld
 from envecho.worlds.terminal.boxes import make_box
 from envecho.worlds.terminal.families import make_task

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from envecho.recipes.depot_start import make_depot_start
-from envecho.rollout import EpisodeJob, ScriptedPolicy, run_episode
+from envecho.rollout import EpisodeJob, run_episode
 from envecho.training.config import RunConfig
 from envecho.trajectory.store import write_trajectories
 from envecho.worlds.depot.suite import DepotSuite
@@ -25,7 +25,7 @@ def write_policy(folder: Path) -> Path:
                 task_id=suite.task_id("held_out", n),
                 seed=n,
                 make_world=lambda n=n: suite.make_world("held_out", n),
-                make_policy=lambda n=n: ScriptedPolicy(suite.scripted_turns("held_out", n, policy="explore", seed=n)),
+                make_policy=lambda n=n: suite.scripted_policy("held_out", n, policy="explore", seed=n),
             )
             for n in range(4)
         ]

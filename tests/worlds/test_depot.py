@@ -146,8 +146,9 @@ def test_the_oracle_always_arrives_and_the_explorer_sometimes() -> None:
     def reward(split: str, number: int, policy: str) -> float:
         world = suite.make_world(split, number)
         world.reset()
-        for command, _ in suite.scripted_turns(split, number, policy=policy, seed=random.Random(number).randrange(99)):
-            answer = world.step(command)
+        script = suite.scripted_policy(split, number, policy=policy, seed=random.Random(number).randrange(99))
+        while not (turn := script.act([])).finished:
+            answer = world.step(turn.message.content)
             if answer.done:
                 return answer.reward or 0.0
         return 0.0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from envecho.rollout import EpisodeJob, ScriptedPolicy, run_episode
+from envecho.rollout import EpisodeJob, run_episode
 from envecho.trajectory import StopReason
+from envecho.worlds.scripts import ScriptedPolicy
 from envecho.worlds.terminal import TerminalWorld
 from envecho.worlds.terminal.boxes import make_box
 from envecho.worlds.terminal.families import FAMILIES, TriageTask, make_task

@@ -48,6 +48,7 @@ def test_the_oracle_of_every_family_solves_its_task_through_the_suite():
     for number in range(11):
         world = suite.make_world("validation", number)
         world.reset()
-        for command, _ in suite.scripted_turns("validation", number, policy="oracle", seed=0):
-            answer = world.step(command)
+        oracle = suite.scripted_policy("validation", number, policy="oracle", seed=0)
+        while not (turn := oracle.act([])).finished:
+            answer = world.step(turn.message.content)
         assert answer.reward == 1.0, suite.task_id("validation", number)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from envecho.recipes.progress import progress_bar
 from envecho.recipes.terminal_jobs import explore_jobs
-from envecho.rollout import EpisodeJob, ScriptedPolicy, collect
+from envecho.rollout import EpisodeJob, collect
 from envecho.seam import TaskSuite
 from envecho.trajectory import Trajectory
 from envecho.trajectory.store import write_trajectories
@@ -91,13 +91,12 @@ def _episodes(config: CollectConfig) -> Iterator[Trajectory]:
 
 def _scripted_job(suite: TaskSuite, config: CollectConfig, number: int) -> EpisodeJob:
     task_id = suite.task_id(config.split, number)
-    turns = suite.scripted_turns(config.split, number, policy=config.policy, seed=config.seed)
     return EpisodeJob(
         id=f"{config.policy}-{config.seed}/{number:05d}/{task_id}",
         task_id=task_id,
         seed=number,
         make_world=lambda: suite.make_world(config.split, number),
-        make_policy=lambda: ScriptedPolicy(turns),
+        make_policy=lambda: suite.scripted_policy(config.split, number, policy=config.policy, seed=config.seed),
         metadata={"world": suite.name, "policy": config.policy, "split": config.split, "task": number},
     )
 

@@ -21,12 +21,13 @@ from envecho.engines.local import LocalEngine
 from envecho.objective import EchoConfig, PolicyConfig, compile_batch
 from envecho.recipes.depot_tokenizer import train_depot_tokenizer
 from envecho.recipes.progress import progress_bar
-from envecho.rollout import EpisodeJob, ScriptedPolicy, run_episode
+from envecho.rollout import EpisodeJob, run_episode
 from envecho.seam import AdamParams
 from envecho.tokens import ChatTokenizer, TokenizedTrajectory, tokenize_trajectory, with_closed_turns
 from envecho.worlds.depot import DOORS, DepotTask, DepotWorld, Plan, make_plan
 from envecho.worlds.depot.plan import ROOMS
 from envecho.worlds.depot.suite import MAX_MOVES
+from envecho.worlds.scripts import ScriptedPolicy
 
 FIRST_PLAN = 100
 _EVEN_PLAN = 500

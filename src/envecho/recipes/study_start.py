@@ -35,7 +35,7 @@ def start_from_depot(
     doors for each held-out task, the same for every seed.
     """
     from envecho.recipes.depot_start import make_depot_start
-    from envecho.rollout import EpisodeJob, ScriptedPolicy, run_episode
+    from envecho.rollout import EpisodeJob, run_episode
     from envecho.trajectory.store import write_trajectories
     from envecho.worlds.suites import open_suite
 
@@ -60,8 +60,8 @@ def start_from_depot(
                 task_id=suite.task_id(split, number),
                 seed=0,
                 make_world=lambda split=split, number=number: suite.make_world(split, number),
-                make_policy=lambda split=split, number=number, policy=policy, again=again: ScriptedPolicy.oracle(
-                    turn for turn, _ in suite.scripted_turns(split, number, policy=policy, seed=again)
+                make_policy=lambda split=split, number=number, policy=policy, again=again: suite.scripted_policy(
+                    split, number, policy=policy, seed=again
                 ),
             )
             for number in range(suite.num_tasks(split) or 0)

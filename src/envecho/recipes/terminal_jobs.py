@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from envecho.rollout import EpisodeJob, ScriptedPolicy
+from envecho.rollout import EpisodeJob
 from envecho.worlds.sandbox import SandboxName
+from envecho.worlds.scripts import ScriptedPolicy
 from envecho.worlds.terminal import TerminalWorld
 from envecho.worlds.terminal.boxes import Box
 from envecho.worlds.terminal.explorer import PlannedCommand, plan_episode

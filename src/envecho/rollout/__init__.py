@@ -3,14 +3,12 @@
 from envecho.rollout.batch import RolloutJob, RolloutParams, rollout
 from envecho.rollout.episode import EpisodeJob, collect, run_episode
 from envecho.rollout.journal import Journal
-from envecho.rollout.policies import ScriptedPolicy
 
 __all__ = [
     "EpisodeJob",
     "Journal",
     "RolloutJob",
     "RolloutParams",
-    "ScriptedPolicy",
     "collect",
     "rollout",
     "run_episode",

@@ -5,13 +5,16 @@ A new world is one function and one line in `SUITES`. Not here: what a world doe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast, final, get_args
 
 from envecho.errors import ConfigError, did_you_mean
-from envecho.seam import TaskSuite, World
+from envecho.seam import Policy, TaskSuite, World
 from envecho.worlds.depot.suite import DepotSuite
+from envecho.worlds.options import SuiteOptions
 from envecho.worlds.sandbox import SandboxName
+from envecho.worlds.scripts import ScriptedPolicy
 from envecho.worlds.terminal import TerminalWorld
 from envecho.worlds.terminal.explorer import plan_episode
 from envecho.worlds.terminal.families import FAMILIES, TriageTask, make_task
@@ -59,15 +62,13 @@ class TerminalSuite:
         task = self.task(split, number)
         return TerminalWorld(lambda _: task, sandbox=self._sandbox, max_turns=self._max_turns)
 
-    def scripted_turns(
-        self, split: str, number: int, *, policy: str, seed: int
-    ) -> Sequence[tuple[str, Mapping[str, str]]]:
+    def scripted_policy(self, split: str, number: int, *, policy: str, seed: int) -> Policy:
         """Return the task's oracle, or what the explorer draws on its box."""
         if policy == "oracle":
-            return [(command, {}) for command in self.task(split, number).oracle]
+            return ScriptedPolicy.oracle(self.task(split, number).oracle)
         if policy == "explore":
             plan = plan_episode(split_box(self._check(split), number), seed=seed)
-            return [(planned.command, planned.labels) for planned in plan]
+            return ScriptedPolicy((planned.command, planned.labels) for planned in plan)
         raise ConfigError(f"the terminal world has scripts for oracle and explore, found {policy!r}")
 
     def _check(self, split: str) -> str:
@@ -76,31 +77,52 @@ class TerminalSuite:
         return split
 
 
-def _open_terminal(sandbox: SandboxName, max_turns: int, families: Sequence[str]) -> TaskSuite:
-    return TerminalSuite(sandbox=sandbox, max_turns=max_turns, families=families)
+def _local(sandbox: str) -> SandboxName:
+    known = get_args(SandboxName)
+    if sandbox not in known:
+        raise ConfigError(f"no sandbox {sandbox!r}, expected one of {', '.join(known)}.{did_you_mean(sandbox, known)}")
+    return cast(SandboxName, sandbox)
 
 
-def _open_depot(max_turns: int, families: Sequence[str], *, tickets: bool) -> TaskSuite:
-    if families:
-        raise ConfigError(f"the depot has no task families, found {', '.join(families)}")
-    return DepotSuite(max_moves=max_turns, tickets=tickets)
+def _open_terminal(options: SuiteOptions) -> TaskSuite:
+    sandbox = _local(options.sandbox)
+    return TerminalSuite(sandbox=sandbox, max_turns=options.max_turns, families=options.families)
 
 
-SUITES: dict[str, Callable[[SandboxName, int, Sequence[str]], TaskSuite]] = {
+def _open_depot(options: SuiteOptions, *, tickets: bool) -> TaskSuite:
+    if options.families:
+        raise ConfigError(f"the depot has no task families, found {', '.join(options.families)}")
+    return DepotSuite(max_moves=options.max_turns, tickets=tickets)
+
+
+SUITES: dict[str, Callable[[SuiteOptions], TaskSuite]] = {
     "terminal": _open_terminal,
-    "depot": lambda sandbox, max_turns, families: _open_depot(max_turns, families, tickets=False),
-    "depot-tickets": lambda sandbox, max_turns, families: _open_depot(max_turns, families, tickets=True),
+    "depot": lambda options: _open_depot(options, tickets=False),
+    "depot-tickets": lambda options: _open_depot(options, tickets=True),
 }
 
 
 def open_suite(
-    name: str, *, sandbox: SandboxName = "bubblewrap", max_turns: int = 16, families: Sequence[str] = ()
+    name: str,
+    *,
+    sandbox: str = "bubblewrap",
+    max_turns: int = 16,
+    families: Sequence[str] = (),
+    world_map: Path | None = None,
+    seed_actions: Path | None = None,
 ) -> TaskSuite:
-    """Return the tasks of the world with this name; `families` keeps some of its task families (empty: all).
+    """Return the tasks of the world with this name; the rest is as `SuiteOptions` says.
 
     Raises:
-        ConfigError: no world has this name, or the world has no such family.
+        ConfigError: no world has this name, or the world cannot follow the options.
     """
     if name not in SUITES:
         raise ConfigError(f"no world {name!r}; known worlds: {', '.join(SUITES)}.{did_you_mean(name, SUITES)}")
-    return SUITES[name](sandbox, max_turns, families)
+    options = SuiteOptions(
+        sandbox=sandbox,
+        max_turns=max_turns,
+        families=tuple(families),
+        world_map=world_map,
+        seed_actions=seed_actions,
+    )
+    return SUITES[name](options)

@@ -7,14 +7,14 @@ model that remembers ways alone only the first. Not here: how an episode runs (`
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import final
 
 from envecho.errors import ConfigError
-from envecho.seam import World
+from envecho.seam import Policy, World
 from envecho.worlds.depot.plan import DOORS, ROOMS, make_plan
 from envecho.worlds.depot.world import DepotTask, DepotWorld
+from envecho.worlds.scripts import ScriptedPolicy
 
 SPLITS = ("train", "held_out")
 MAX_MOVES = 2
@@ -60,16 +60,14 @@ class DepotSuite:
         )
         return DepotWorld(task, notices=self._notices)
 
-    def scripted_turns(
-        self, split: str, number: int, *, policy: str, seed: int
-    ) -> Sequence[tuple[str, Mapping[str, str]]]:
+    def scripted_policy(self, split: str, number: int, *, policy: str, seed: int) -> Policy:
         """Return a shortest way (`oracle`), or as many doors drawn at random as there are moves (`explore`)."""
         start, goal = self._pair(split, number)
         if policy == "oracle":
-            return [(f"go {colour}", {}) for colour in self._plan.path(start, goal)]
+            return ScriptedPolicy.oracle(f"go {colour}" for colour in self._plan.path(start, goal))
         if policy == "explore":
             rng = random.Random(f"envecho-depot-explore-{self._plan.seed}-{split}-{number}-{seed}")
-            return [(f"go {rng.choice(DOORS)}", {}) for _ in range(self._max_moves)]
+            return ScriptedPolicy.oracle(f"go {rng.choice(DOORS)}" for _ in range(self._max_moves))
         raise ConfigError(f"the depot has scripts for oracle and explore, found {policy!r}")
 
     @cached_property

@@ -19,9 +19,9 @@ from envecho.trajectory import CALL_LABEL, CallOutcome, Segment, Source
 from envecho.worlds.sandbox import Limits, SandboxName
 from envecho.worlds.sandbox_result import CommandResult, ObservationStyle
 from envecho.worlds.terminal.session import BoxLike, TerminalSession
+from envecho.worlds.tool_calls import ANSWER_PREFIX
 
 SYSTEM_PROMPT = "You are in a bash shell. Reply with one command, or with `answer:` and your answer."
-ANSWER_PREFIX = "answer:"
 _NOT_RUN = (126, 127)
 """Exit statuses with which bash says that a command cannot be executed, or was not found."""
 

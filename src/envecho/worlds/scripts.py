@@ -1,6 +1,7 @@
-"""Scripted policies: oracle and explorer.
+"""Scripted policies: a list of lines, as oracles and explorers say them.
 
-Not here: the episode loop (`episode`), a model that acts (`batch`), and what an explorer draws (`envecho.worlds`).
+Not here: what an explorer draws, policies that look at answers (each world's own), and a model that acts
+(`envecho.rollout`).
 """
 
 from __future__ import annotations
