@@ -12,9 +12,10 @@ from typing import cast, final, get_args
 from envecho.errors import ConfigError, did_you_mean
 from envecho.seam import Policy, TaskSuite, World
 from envecho.worlds.depot.suite import DepotSuite
-from envecho.worlds.options import SuiteOptions
+from envecho.worlds.options import HostOptions, SuiteOptions
 from envecho.worlds.sandbox import SandboxName
 from envecho.worlds.scripts import ScriptedPolicy
+from envecho.worlds.seeded import open_own
 from envecho.worlds.terminal import TerminalWorld
 from envecho.worlds.terminal.explorer import plan_episode
 from envecho.worlds.terminal.families import FAMILIES, TriageTask, make_task
@@ -85,8 +86,9 @@ def _local(sandbox: str) -> SandboxName:
 
 
 def _open_terminal(options: SuiteOptions) -> TaskSuite:
-    sandbox = _local(options.sandbox)
-    return TerminalSuite(sandbox=sandbox, max_turns=options.max_turns, families=options.families)
+    return TerminalSuite(
+        sandbox=_local(options.sandbox), max_turns=options.max_turns, families=options.families or None
+    )
 
 
 def _open_depot(options: SuiteOptions, *, tickets: bool) -> TaskSuite:
@@ -95,8 +97,15 @@ def _open_depot(options: SuiteOptions, *, tickets: bool) -> TaskSuite:
     return DepotSuite(max_moves=options.max_turns, tickets=tickets)
 
 
+def _open_tools(options: SuiteOptions) -> TaskSuite:
+    from envecho.worlds.tools.suite import open_tools
+
+    return open_tools(options)
+
+
 SUITES: dict[str, Callable[[SuiteOptions], TaskSuite]] = {
     "terminal": _open_terminal,
+    "tools": _open_tools,
     "depot": lambda options: _open_depot(options, tickets=False),
     "depot-tickets": lambda options: _open_depot(options, tickets=True),
 }
@@ -110,19 +119,51 @@ def open_suite(
     families: Sequence[str] = (),
     world_map: Path | None = None,
     seed_actions: Path | None = None,
+    rubric: str | None = None,
+    host: HostOptions = HostOptions(),  # noqa: B008
 ) -> TaskSuite:
-    """Return the tasks of the world with this name; the rest is as `SuiteOptions` says.
+    """Return the tasks of a world; the options are those of `SuiteOptions`.
+
+    Args:
+        name: a name of `SUITES`; `http://`, `https://`, `ws://` or `wss://` and the address of an OpenEnv server; a
+            folder of tasks in Harbor's format; a `.jsonl` file of Agent World Model scenarios; or `module:factory`, a
+            function that makes a world or a suite of yours.
 
     Raises:
-        ConfigError: no world has this name, or the world cannot follow the options.
+        ConfigError: nothing has this name, or the world cannot follow the options.
     """
-    if name not in SUITES:
-        raise ConfigError(f"no world {name!r}; known worlds: {', '.join(SUITES)}.{did_you_mean(name, SUITES)}")
     options = SuiteOptions(
         sandbox=sandbox,
         max_turns=max_turns,
         families=tuple(families),
         world_map=world_map,
         seed_actions=seed_actions,
+        rubric=rubric,
+        host=host,
     )
-    return SUITES[name](options)
+    if sandbox not in get_args(SandboxName):
+        from envecho.worlds.providers.suite import open_hosted
+
+        return open_hosted(name, sandbox, options, image=host.image, allow=host.allow)
+    if name.startswith(("http://", "https://", "ws://", "wss://")):
+        from envecho.worlds.openenv.suite import open_openenv
+
+        return open_openenv(name, options, rubric=rubric)
+    if name in SUITES:
+        suite = SUITES[name](options)
+    elif name.endswith(".jsonl"):
+        from envecho.worlds.awm.suite import open_awm
+
+        suite = open_awm(Path(name), options)
+    elif Path(name).is_dir():
+        from envecho.worlds.tasks.suite import open_tasks
+
+        suite = open_tasks(Path(name), options)
+    elif ":" in name:
+        suite = open_own(name, options)
+    else:
+        raise ConfigError(
+            f"no world {name!r}; known worlds: {', '.join(SUITES)}.{did_you_mean(name, SUITES)} Beside these: the URL "
+            "of an OpenEnv server, a folder of Harbor tasks, a .jsonl of Agent World Model scenarios, module:factory"
+        )
+    return suite
