@@ -11,23 +11,36 @@ import click
 
 @click.command("collect")
 @click.option(
-    "--world", default="terminal", show_default=True, help="The world to act in: terminal, depot or depot-tickets."
-)
-@click.option(
-    "--sandbox", type=click.Choice(["bubblewrap", "unsafe-host"]), default="bubblewrap", show_default=True,
-    help="unsafe-host runs commands on this machine, with no sandbox at all.",
+    "--world", default="terminal", show_default=True,
+    help="The world to act in: terminal, tools, depot, depot-tickets; the URL of an OpenEnv server; a folder of Harbor "
+    "tasks; a .jsonl of Agent World Model scenarios; module:factory for your own.",
 )  # fmt: skip
-@click.option("--policy", required=True, help="oracle, explore, or a model: smollm2-135m, a hub name or a folder.")
+@click.option(
+    "--sandbox", default="bubblewrap", show_default=True,
+    help="Where it runs: bubblewrap, unsafe-host (this machine, no sandbox at all), or a provider: process, docker, "
+    "aca, modal, daytona, hf.",
+)  # fmt: skip
+@click.option(
+    "--policy", required=True,
+    help="oracle, explore, replay:FILE, or a model: smollm2-135m, a hub name or a folder.",
+)  # fmt: skip
 @click.option(
     "--num", "num_episodes", type=click.IntRange(min=1), default=10, show_default=True, help="Episodes to run."
 )
+@click.option("--split", help="Which tasks of the world (its first split without this); docs/cli.md lists ours.")
 @click.option(
-    "--split", default="train", show_default=True,
-    help="Which tasks: train, validation or new_boxes of the terminal world, train or held_out of the depot.",
-)  # fmt: skip
-@click.option(
-    "--families", metavar="A,B", default="", help="Tasks of these families of the terminal world alone; empty: all."
+    "--first-task", type=click.IntRange(min=0), default=0, show_default=True, help="The number of the first task."
 )
+@click.option("--families", metavar="A,B", default="", help="Tasks of these families of the world alone; empty: all.")
+@click.option("--world-map", type=click.Path(path_type=Path), help="TOML: how a server's observations are read.")
+@click.option("--seed-actions", type=click.Path(path_type=Path), help="TOML: actions that the explorer may take.")
+@click.option("--rubric", metavar="MODULE:CLASS", help="An OpenEnv rubric that grades a server's episodes here.")
+@click.option("--image", help="The image that a provider starts; ours without this.")
+@click.option("--allow", multiple=True, metavar="HOST", help="A host that a provider's sandbox may reach; none else.")
+@click.option(
+    "--workers", "num_workers", type=click.IntRange(min=1), default=4, show_default=True,
+    help="Episodes of a scripted policy that run at once; worlds of a model that answer at once.",
+)  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the explorer's commands and samples.")
 @click.option(
     "--temperature", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
@@ -48,6 +61,8 @@ def command(out: Path, overwrite: bool, as_json: bool, families: str, **options:
     envecho collect --policy explore --num 100 --out explore.parquet
     envecho collect --policy oracle --num 11 --out oracle.parquet
     envecho collect --policy smollm2-135m --num 8 --out model.parquet
+    envecho collect --world http://127.0.0.1:8000 --policy explore --num 32 --out served.parquet
+    envecho collect --world examples/tasks --policy oracle --num 12 --out tasks.parquet
     """
     from envecho.errors import ConfigError
     from envecho.recipes.collect import CollectConfig, collect_to_file

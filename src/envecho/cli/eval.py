@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -34,9 +34,17 @@ ModelRole = Literal["base", "trained"]
 @click.option("--model", required=True, help="The model to measure: smollm2-135m, a hub name or a folder.")
 @click.option("--base", help="The model that it was trained from, measured beside it.")
 @click.option(
-    "--data", "data", multiple=True, required=True, type=click.Path(path_type=Path), metavar="FILE",
+    "--data", "data", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
     help="Held-out trajectories, a .parquet file or a folder; one pool each, named after the file.",
 )  # fmt: skip
+@click.option(
+    "--world", metavar="WORLD",
+    help="Collect a pool of this world first (as envecho collect names it), with an explorer, into OUT/trajectories.",
+)  # fmt: skip
+@click.option("--split", help="Which tasks of --world: held_out, or its last split, without this.")
+@click.option(
+    "--num", "num_episodes", type=click.IntRange(min=1), default=24, show_default=True, help="Episodes of --world."
+)
 @click.option(
     "--train", "train", type=click.Path(path_type=Path), metavar="FILE",
     help="What the model was trained on; then the copy baselines are measured too.",
@@ -50,10 +58,10 @@ def command(
     base: str | None,
     data: tuple[Path, ...],
     train: Path | None,
-    seed: int,
     out: Path | None,
     overwrite: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Measure on held-out trajectories what a model knows of the world.
 
@@ -69,6 +77,13 @@ def command(
     target = None if out is None else out / "evaluation.json"
     if target is not None and target.exists() and not overwrite:
         raise ConfigError(f"{target} exists; pass --overwrite to replace it, or another --out")
+    world, seed = options.pop("world"), options["seed"]
+    if world is not None:
+        if out is None:
+            raise click.UsageError("--world collects a pool into OUT/trajectories: pass --out")
+        data = (*data, _collect_pool(world, out, overwrite=overwrite, **options))
+    if not data:
+        raise click.UsageError("expected held-out trajectories: --data FILE, or --world")
     models: dict[ModelRole, str] = {"trained": model} if base is None else {"base": base, "trained": model}
     job = _Job(pools=_read_pools(data), train=train, seed=seed)
     evaluation = job.run(models)
@@ -81,6 +96,22 @@ def command(
     _print(evaluation)
     if target is not None:
         click.echo(f"written to {target}")
+
+
+def _collect_pool(world: str, out: Path, *, split: str | None, num_episodes: int, seed: int, overwrite: bool) -> Path:
+    """Collect an explorer's episodes and return their file, named after their split."""
+    from envecho.errors import ConfigError
+    from envecho.recipes.collect import CollectConfig, collect_to_file, open_collect_suite
+
+    config = CollectConfig(world=world, policy="explore", num_episodes=num_episodes, split=split, seed=seed)
+    if split is None:
+        splits = open_collect_suite(config).splits
+        config = config.model_copy(update={"split": "held_out" if "held_out" in splits else splits[-1]})
+    path = out / "trajectories" / f"{config.split}.parquet"
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} exists; pass --overwrite to collect it anew, or evaluate it with --data")
+    collect_to_file(config, path)
+    return path
 
 
 def _read_pools(files: Sequence[Path]) -> dict[str, list[Trajectory]]:

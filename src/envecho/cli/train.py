@@ -1,4 +1,4 @@
-"""`envecho train`: a TOML file and a folder in, a run folder out."""
+"""`envecho train`: a TOML file, or a live world, and a folder in; a run folder out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,28 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from envecho.training.config import RunConfig
+
 
 @click.command("train")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
+@click.option(
+    "--world", metavar="WORLD",
+    help="Train on this world: the rollouts of CONFIG's [rollout] run in it; without [rollout], an explorer collects "
+    "the episodes first. A name, a URL, a folder of tasks, module:factory.",
+)  # fmt: skip
+@click.option(
+    "--episodes", type=click.IntRange(min=1), default=64, show_default=True,
+    help="Episodes that the explorer collects to train on; an eighth of them each to validate and to hold out.",
+)  # fmt: skip
+@click.option("--world-map", type=click.Path(path_type=Path), help="TOML: how the observations of --world are read.")
+@click.option("--seed-actions", type=click.Path(path_type=Path), help="TOML: actions that the explorer may take.")
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one key of the TOML file.")
 @click.option("--resume", is_flag=True, help="Continue the run in the folder, bit for bit.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in the folder; its trajectories stay.")
@@ -23,19 +37,30 @@ import click
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def command(
-    config: Path, out: Path, overrides: tuple[str, ...], resume: bool, overwrite: bool, trackers: tuple[str, ...],
-    as_json: bool,
+    config: Path | None, out: Path, overrides: tuple[str, ...], resume: bool, overwrite: bool,
+    trackers: tuple[str, ...], as_json: bool, **live: Any,
 ) -> None:  # fmt: skip
-    """Train a model on trajectories as CONFIG says, and keep the one that its validation pool selects."""
+    """Train a model as CONFIG says, and keep the one that its validation pool selects.
+
+    \b
+    envecho train configs/terminal-echo.toml --out runs/echo
+    envecho train --world http://127.0.0.1:8000 --out runs/explored      # no policy, no grader, no configuration
+    """
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
+    if config is None and live["world"] is None:
+        raise click.UsageError("expected CONFIG, a TOML file, or --world")
     from envecho.training.config import load_config
     from envecho.training.loop import train
     from envecho.training.progress import show_progress
     from envecho.training.summary import write_summary
     from envecho.training.trackers import open_trackers
 
-    run_config = load_config(config, overrides)
+    if live["world"] is None:
+        assert config is not None
+        run_config = load_config(config, overrides)
+    else:
+        run_config = _live_config(config, out, overrides, **live)
     with open_trackers(trackers, out, run_config) as track, show_progress() as show:
 
         def on_event(event: Mapping[str, Any]) -> None:
@@ -55,3 +80,20 @@ def command(
             click.echo("the trained model is no better than the base model on the validation pool")
     if result.num_steps_without_signal:
         click.echo(f"{result.num_steps_without_signal} steps had no token to train")
+    if live["world"] is not None and run_config.rollout is None:
+        pools = out / "trajectories"
+        click.echo(
+            f"held out: envecho eval --model {result.best_checkpoint} --base {run_config.model.name} "
+            f"--data {pools / 'held_out.parquet'} --train {pools / 'train.parquet'}"
+        )
+
+
+def _live_config(
+    config: Path | None, out: Path, overrides: tuple[str, ...], *, world: str, episodes: int,
+    world_map: Path | None, seed_actions: Path | None,
+) -> RunConfig:  # fmt: skip
+    """Return the configuration of a run in a live world; without `[rollout]` the pools are collected here."""
+    from envecho.recipes.world_pools import LiveWorld, live_run_config
+
+    live = LiveWorld(world=world, num_episodes=episodes, world_map=world_map, seed_actions=seed_actions)
+    return live_run_config(live, config, out, overrides)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,7 @@ from envecho.rollout import EpisodeJob, collect
 from envecho.seam import TaskSuite
 from envecho.trajectory import Trajectory
 from envecho.trajectory.store import write_trajectories
+from envecho.worlds.options import HostOptions
 from envecho.worlds.sandbox import SandboxName
 from envecho.worlds.suites import open_suite
 
@@ -22,20 +23,28 @@ _EPISODES_PER_BATCH = 16
 
 
 class CollectConfig(BaseModel):
-    """What to collect; `policy` is `oracle`, `explore`, or the name or folder of a model.
+    """What to collect; `policy` is `oracle`, `explore`, `replay:FILE`, or the name or folder of a model.
 
-    `world` is a name of `envecho.worlds.suites`; the first `num_episodes` tasks of `split` and `families` get one
-    episode each.
+    `world` is what `envecho.worlds.suites.open_suite` takes, with its options; `num_episodes` tasks of `split` (None:
+    the world's first) from `first_task` on get one episode each. `num_workers` episodes of a scripted policy run at
+    once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     world: str = "terminal"
-    sandbox: SandboxName = "bubblewrap"
+    sandbox: str = "bubblewrap"
     policy: str
     num_episodes: int = Field(ge=1)
-    split: str = "train"
+    first_task: int = Field(default=0, ge=0)
+    split: str | None = None
     families: tuple[str, ...] = ()
+    world_map: Path | None = None
+    seed_actions: Path | None = None
+    rubric: str | None = None
+    image: str | None = None
+    allow: tuple[str, ...] = ()
+    num_workers: int = Field(default=4, ge=1)
     seed: int = 0
     temperature: float = Field(default=1.0, gt=0)
     max_turns: int = Field(default=16, ge=1)
@@ -76,28 +85,56 @@ def collect_to_file(config: CollectConfig, out: Path) -> dict[str, Any]:
     }
 
 
+def open_collect_suite(config: CollectConfig) -> TaskSuite:
+    """Return the tasks that the configuration names.
+
+    Raises:
+        ConfigError: nothing has this name, or the world cannot follow the options.
+    """
+    return open_suite(
+        config.world,
+        sandbox=config.sandbox,
+        max_turns=config.max_turns,
+        families=config.families,
+        world_map=config.world_map,
+        seed_actions=config.seed_actions,
+        rubric=config.rubric,
+        host=HostOptions(image=config.image, allow=config.allow),
+    )
+
+
 def _episodes(config: CollectConfig) -> Iterator[Trajectory]:
-    suite = open_suite(config.world, sandbox=config.sandbox, max_turns=config.max_turns, families=config.families)
-    suite.task_id(config.split, 0)  # an unknown split ends here, before anything slow
+    suite = open_collect_suite(config)
+    config = config.model_copy(update={"split": config.split or suite.splits[0]})
+    assert config.split is not None
+    suite.task_id(config.split, config.first_task)  # an unknown split ends here, before anything slow
     if config.policy not in ("oracle", "explore"):
         yield from _model_episodes(config, suite)
-    elif config.world == "terminal" and config.policy == "explore":
+    elif config.world == "terminal" and config.policy == "explore" and config.sandbox in get_args(SandboxName):
         # The explorer asks of a box alone, without a task: its episodes are not graded.
-        jobs = explore_jobs(config.split, config.num_episodes, episode=config.seed, sandbox=config.sandbox)
-        yield from collect(jobs)
+        count = config.first_task + config.num_episodes
+        sandbox = cast(SandboxName, config.sandbox)
+        jobs = explore_jobs(config.split, count, episode=config.seed, sandbox=sandbox)[config.first_task :]
+        yield from collect(jobs, num_workers=config.num_workers)
     else:
-        yield from collect([_scripted_job(suite, config, number) for number in range(config.num_episodes)])
+        jobs = [_scripted_job(suite, config, number) for number in _numbers(config)]
+        yield from collect(jobs, max_turns=config.max_turns, num_workers=config.num_workers)
+
+
+def _numbers(config: CollectConfig) -> range:
+    return range(config.first_task, config.first_task + config.num_episodes)
 
 
 def _scripted_job(suite: TaskSuite, config: CollectConfig, number: int) -> EpisodeJob:
-    task_id = suite.task_id(config.split, number)
+    assert config.split is not None
+    split, task_id = config.split, suite.task_id(config.split, number)
     return EpisodeJob(
         id=f"{config.policy}-{config.seed}/{number:05d}/{task_id}",
         task_id=task_id,
         seed=number,
-        make_world=lambda: suite.make_world(config.split, number),
-        make_policy=lambda: suite.scripted_policy(config.split, number, policy=config.policy, seed=config.seed),
-        metadata={"world": suite.name, "policy": config.policy, "split": config.split, "task": number},
+        make_world=lambda: suite.make_world(split, number),
+        make_policy=lambda: suite.scripted_policy(split, number, policy=config.policy, seed=config.seed),
+        metadata={"world": suite.name, "policy": config.policy, "split": split, "task": number},
     )
 
 
@@ -107,6 +144,8 @@ def _model_episodes(config: CollectConfig, suite: TaskSuite) -> Iterator[Traject
     from envecho.rollout import RolloutJob, RolloutParams, rollout
     from envecho.tokens import ChatTokenizer
 
+    assert config.split is not None
+    split = config.split
     folder = resolve_model(config.policy)
     engine = LocalEngine(folder, trains=False, seed=config.seed)
     tokenizer = ChatTokenizer.from_pretrained(str(folder))
@@ -116,19 +155,20 @@ def _model_episodes(config: CollectConfig, suite: TaskSuite) -> Iterator[Traject
         max_context_tokens=engine.capabilities.max_context_tokens,
         temperature=config.temperature,
         episodes_per_batch=_EPISODES_PER_BATCH,
+        num_workers=config.num_workers,
         seed=config.seed,
     )
-    for start in range(0, config.num_episodes, _EPISODES_PER_BATCH):
-        numbers = range(start, min(start + _EPISODES_PER_BATCH, config.num_episodes))
+    numbers = _numbers(config)
+    for start in range(0, len(numbers), _EPISODES_PER_BATCH):
         jobs = [
             RolloutJob(
-                id=f"model-{config.seed}/{number:05d}/{suite.task_id(config.split, number)}",
-                task_id=suite.task_id(config.split, number),
-                make_world=lambda number=number: suite.make_world(config.split, number),
+                id=f"model-{config.seed}/{number:05d}/{suite.task_id(split, number)}",
+                task_id=suite.task_id(split, number),
+                make_world=lambda number=number: suite.make_world(split, number),
                 key=(0, number),
                 world_seed=number,
-                metadata={"world": suite.name, "policy": config.policy, "split": config.split, "task": number},
+                metadata={"world": suite.name, "policy": config.policy, "split": split, "task": number},
             )
-            for number in numbers
+            for number in numbers[start : start + _EPISODES_PER_BATCH]
         ]
         yield from rollout(jobs, engine, tokenizer, params)

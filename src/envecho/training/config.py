@@ -3,6 +3,7 @@
     [model]       which weights, on what, in which precision
     [data]        pools of trajectories that exist: train, validation, held out
     [rollout]     the policy's own rollouts instead: which world, how many of which tasks, how long
+    [world]       how the world of [rollout] is read, started and graded
     [evaluation]  held-out tasks and pools that are looked at during the run and never select a model
     [objective]   what is trained and what it is worth (`envecho.objective.EchoConfig`)
     [optimizer]   AdamW and its learning rate over the steps
@@ -17,6 +18,7 @@ run folder. Paths are relative to the working directory.
 
 from __future__ import annotations
 
+import copy
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,7 +31,6 @@ from envecho.engines.precision import ComputeDtype, Trainable
 from envecho.errors import ConfigError, did_you_mean
 from envecho.objective import EchoConfig
 from envecho.training.alarms import HealthConfig
-from envecho.worlds.sandbox import SandboxName
 
 Schedule = Literal["constant", "linear"]
 
@@ -89,7 +90,20 @@ class RolloutConfig(_Table):
     temperature: float = Field(default=1.0, gt=0)
     episodes_per_batch: int = Field(default=64, ge=1)
     command_seconds: float = Field(default=5.0, gt=0)
-    sandbox: SandboxName = "bubblewrap"
+    sandbox: str = "bubblewrap"
+
+
+class WorldConfig(_Table):
+    """Table `[world]`: options of the world that `[rollout] world` names; see `envecho.worlds.options.SuiteOptions`.
+
+    `image` and `allow` belong to a `[rollout] sandbox` that is a provider.
+    """
+
+    map: Path | None = None
+    seed_actions: Path | None = None
+    rubric: str | None = None
+    image: str | None = None
+    allow: tuple[str, ...] = ()
 
 
 class EvaluationConfig(_Table):
@@ -141,6 +155,7 @@ class RunConfig(_Table):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     rollout: RolloutConfig | None = None
+    world: WorldConfig = WorldConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     objective: EchoConfig = EchoConfig(use_rl=False)
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -162,6 +177,8 @@ class RunConfig(_Table):
             )
         if self.rollout is None and self.objective.noise.shuffle_observations:
             raise ValueError("[objective.noise] shuffle_observations is a control of runs with [rollout]")
+        if self.rollout is None and self.world != WorldConfig():
+            raise ValueError("[world] says how the world of [rollout] is read, and there is no [rollout]")
         if self.rollout is None and self.evaluation.every:
             raise ValueError("[evaluation] every rolls out tasks of [rollout] world, and there is no [rollout]")
         if self.rollout is not None and self.rollout.rollouts_per_task == 1 and self.objective.samples_matter:
@@ -197,6 +214,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "model": ModelConfig,
     "data": DataConfig,
     "rollout": RolloutConfig,
+    "world": WorldConfig,
     "evaluation": EvaluationConfig,
     "objective": EchoConfig,
     "optimizer": OptimizerConfig,
@@ -212,17 +230,35 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         ConfigError: the file is absent or no TOML, an override is no `TABLE.KEY=VALUE`, or the configuration is wrong.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML: {error}") from error
-    for override in overrides:
-        _apply(document, override)
-    try:
-        return RunConfig.from_document(document)
+        return RunConfig.from_document(overridden(read_document(path), overrides))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Return a TOML file as it is.
+
+    Raises:
+        ConfigError: the file is absent or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the file cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the file is no TOML: {error}") from error
+
+
+def overridden(document: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return a copy of a document with `TABLE.KEY=VALUE` overrides (VALUE as TOML; bare words are strings).
+
+    Raises:
+        ConfigError: an override is no `TABLE.KEY=VALUE`.
+    """
+    changed = copy.deepcopy(dict(document))
+    for override in overrides:
+        _apply(changed, override)
+    return changed
 
 
 def differing_keys(first: RunConfig, second: RunConfig) -> list[str]:

@@ -37,8 +37,13 @@ from envecho.training.policy_evaluation import PolicyEvaluation
 from envecho.training.run_folder import open_run_folder, require_usable
 from envecho.training.schedules import learning_rate
 from envecho.training.signal import configured_terms, has_tokens, has_weight, scale_env, with_synthetic_advantages
-from envecho.training.sources import RolloutSource, StepSource, StoredSource, objective_needs_reference
-from envecho.worlds.suites import open_suite
+from envecho.training.sources import (
+    RolloutSource,
+    StepSource,
+    StoredSource,
+    objective_needs_reference,
+    open_rollout_suite,
+)
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 """Receives every metrics row, and events of kind `start` (step, num_steps, num_trajectories) and `checkpoint` (step,
@@ -141,10 +146,7 @@ class _Parts:
             self.source = StoredSource(data, config)
             return
         assert config.rollout is not None
-        rollout = config.rollout
-        suite = open_suite(
-            rollout.world, sandbox=rollout.sandbox, max_turns=rollout.max_turns, families=rollout.families
-        )
+        suite = open_rollout_suite(config.rollout, config.world)
         self.source = RolloutSource(config, out, suite=suite, engine=engine, tokenizer=tokenizer)
         if config.evaluation.every:
             self.evaluation = PolicyEvaluation(config, out, suite=suite, engine=engine, tokenizer=tokenizer)

@@ -25,10 +25,12 @@ from envecho.objective import (
 from envecho.rollout import Journal, RolloutJob, RolloutParams, rollout
 from envecho.seam import Engine, TaskSuite
 from envecho.tokens import ChatTokenizer, TokenizedTrajectory, tokenize_trajectory
-from envecho.training.config import RolloutConfig, RunConfig
+from envecho.training.config import RolloutConfig, RunConfig, WorldConfig
 from envecho.training.data import TrainingData, step_order
 from envecho.trajectory import Trajectory
 from envecho.trajectory.store import write_trajectories
+from envecho.worlds.options import HostOptions
+from envecho.worlds.suites import open_suite
 
 _TASKS_OF_AN_ENDLESS_SPLIT = 1000
 
@@ -181,6 +183,24 @@ def suite_job(suite: TaskSuite, split: str, number: int, *, run: str, episode: i
         key=key,
         world_seed=number,
         metadata={"world": suite.name, "split": split, "task": number},
+    )
+
+
+def open_rollout_suite(settings: RolloutConfig, world: WorldConfig) -> TaskSuite:
+    """Return the tasks that `[rollout]` and `[world]` name.
+
+    Raises:
+        ConfigError: nothing has this name, or the world cannot follow the options.
+    """
+    return open_suite(
+        settings.world,
+        sandbox=settings.sandbox,
+        max_turns=settings.max_turns,
+        families=settings.families,
+        world_map=world.map,
+        seed_actions=world.seed_actions,
+        rubric=world.rubric,
+        host=HostOptions(image=world.image, allow=world.allow),
     )
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,10 @@ from envecho.seam import Policy, TaskSuite, World
 from envecho.worlds.options import SuiteOptions
 
 _FIRST_SEED_OF_SPLIT: Final = {"train": 0, "validation": 1_000_000, "held_out": 2_000_000}
+
+
+_WORLD_VERBS: Final = ("reset", "step", "state", "close")
+_SUITE_VERBS: Final = ("name", "splits", "num_tasks", "task_id", "make_world", "scripted_policy")
 
 
 @final
@@ -113,11 +118,17 @@ def open_own(name: str, options: SuiteOptions) -> TaskSuite:
     if not callable(factory):
         raise ConfigError(f"{name!r} is {type(factory).__name__}, expected a function or class that makes a world")
     made: Any = factory()
-    if isinstance(made, TaskSuite):
-        return made
-    if not isinstance(made, World):
+    if not _missing(made, _SUITE_VERBS):
+        return cast(TaskSuite, made)
+    if missing := _missing(made, _WORLD_VERBS):
         raise ConfigError(
-            f"{name!r} made {type(made).__name__}, expected a world (reset, step, state, close) or a suite of tasks"
+            f"{name!r} made {type(made).__name__}, which has no {', '.join(missing)}; expected a world "
+            f"({', '.join(_WORLD_VERBS)}) or a suite of tasks ({', '.join(_SUITE_VERBS)})"
         )
     made.close()
     return SeededSuite(name, cast("Callable[[], World]", factory), options)
+
+
+def _missing(made: object, names: tuple[str, ...]) -> list[str]:
+    """Return the names that an object lacks; none is evaluated, since a `state` may need a `reset` first."""
+    return [name for name in names if inspect.getattr_static(made, name, None) is None]
