@@ -26,13 +26,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from envecho.errors import WorldError, did_you_mean
+from envecho.worlds.sandbox_layout import HOME_FOLDER, Layout
 
 SandboxName = Literal["bubblewrap", "unsafe-host"]
 
-DISK_FOLDER = "/srv"
-BOX_FOLDER = "/srv/box"
-HOME_FOLDER = "/home/user"
-WRITABLE_FOLDERS = (DISK_FOLDER, HOME_FOLDER, "/tmp", "/dev/shm")
 CONTROL_FOLDER = "/run/session"
 USER_ID = 1000
 NOBODY_ID = 65534
@@ -89,8 +86,8 @@ class ControlPipes:
 class SandboxProcess:
     """A running sandbox: the child process, and the keeper's id as the host and as the sandbox see it.
 
-    `folder` is the box as commands see it, `proc` the sandbox's own /proc as the host reaches it, and `scratch` the
-    temporary folder of an unsafe session.
+    `folder` is the box as commands see it, `proc` the sandbox's own /proc as the host reaches it, `writable` the
+    folders in memory, and `scratch` the temporary folder of an unsafe session.
     """
 
     child: subprocess.Popen[bytes]
@@ -99,6 +96,7 @@ class SandboxProcess:
     folder: str
     proc: str
     root: str
+    writable: tuple[str, ...] = ()
     scratch: tempfile.TemporaryDirectory[str] | None = field(default=None)
 
 
@@ -133,10 +131,14 @@ def prepare_pipe_end(fd: int) -> int:
     return high
 
 
-def launch(sandbox: SandboxName, *, init_script: str, pipes: ControlPipes, limits: Limits) -> SandboxProcess:
-    """Start `init_script` as the keeper of a sandbox; it gets fd numbers, the box folder and limits as arguments."""
+def launch(
+    sandbox: SandboxName, *, init_script: str, pipes: ControlPipes, limits: Limits, layout: Layout
+) -> SandboxProcess:
+    """Start `init_script` as the keeper of a sandbox; it gets fd numbers, folders and limits as arguments."""
     if sandbox == "bubblewrap":
-        return _launch_bubblewrap(init_script, pipes, limits)
+        return _launch_bubblewrap(init_script, pipes, limits, layout)
+    if layout != Layout():
+        raise WorldError("sandbox 'unsafe-host' has no folders of its own: use bubblewrap for this world")
     return _launch_on_host(init_script, pipes, limits)
 
 
@@ -149,7 +151,7 @@ def wait_for_exit(child: subprocess.Popen[bytes], seconds: float) -> None:
         os.close(handle)
 
 
-def _launch_bubblewrap(init_script: str, pipes: ControlPipes, limits: Limits) -> SandboxProcess:
+def _launch_bubblewrap(init_script: str, pipes: ControlPipes, limits: Limits, layout: Layout) -> SandboxProcess:
     info_read, info_write = os.pipe()
     texts = {
         f"{CONTROL_FOLDER}/init": init_script,
@@ -160,10 +162,10 @@ def _launch_bubblewrap(init_script: str, pipes: ControlPipes, limits: Limits) ->
     try:
         argv = [
             *_drop_root(),
-            *_bubblewrap_argv(limits, fds),
+            *_bubblewrap_argv(limits, fds, layout),
             *("--info-fd", str(info_write)),
             *("bash", "--norc", "--noprofile", f"{CONTROL_FOLDER}/init"),
-            *_init_arguments(pipes, BOX_FOLDER, limits, num_processes=_nproc_limit(limits)),
+            *_init_arguments(pipes, layout.unpack_folder, limits, num_processes=_nproc_limit(limits)),
         ]
         child = _spawn(argv, pipes, extra_fds=(info_write, *fds.values()))
     finally:
@@ -176,9 +178,10 @@ def _launch_bubblewrap(init_script: str, pipes: ControlPipes, limits: Limits) ->
         child=child,
         keeper_host_pid=keeper,
         keeper_pid=1,
-        folder=BOX_FOLDER,
+        folder=layout.folder,
         proc=f"/proc/{keeper}/root/proc",
         root=f"/proc/{keeper}/root",
+        writable=tuple(layout.writable),
     )
 
 
@@ -191,7 +194,7 @@ def _launch_on_host(init_script: str, pipes: ControlPipes, limits: Limits) -> Sa
     environment = [f"{name}={value}" for name, value in _environment(str(folder)).items()]
     argv = ["env", "-i", f"--chdir={control}", *environment]
     argv += ["bash", "--norc", "--noprofile", f"{control}/init"]
-    argv += _init_arguments(pipes, str(folder), limits, num_processes="unlimited")
+    argv += _init_arguments(pipes, str(folder.parent), limits, num_processes="unlimited")
     child = _spawn(argv, pipes, extra_fds=())
     (control / "bash").symlink_to(f"/proc/{child.pid}/fd/3")
     return SandboxProcess(
@@ -236,7 +239,7 @@ def _drop_root() -> list[str]:
     return ["setpriv", f"--reuid={NOBODY_ID}", f"--regid={NOBODY_ID}", "--clear-groups"]
 
 
-def _bubblewrap_argv(limits: Limits, data_fds: dict[str, int]) -> list[str]:
+def _bubblewrap_argv(limits: Limits, data_fds: dict[str, int], layout: Layout) -> list[str]:
     argv = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
     argv += ["--as-pid-1", "--hostname", "box", "--cap-drop", "ALL"]
     argv += ["--uid", str(USER_ID), "--gid", str(USER_ID)]
@@ -251,12 +254,11 @@ def _bubblewrap_argv(limits: Limits, data_fds: dict[str, int]) -> list[str]:
     for path, fd in data_fds.items():
         argv += ["--perms", "0444", "--ro-bind-data", str(fd), path]
     argv += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
-    for folder in WRITABLE_FOLDERS:
-        mode = "0755" if folder in (DISK_FOLDER, HOME_FOLDER) else "1777"
+    for folder, mode in layout.writable.items():
         argv += ["--perms", mode, "--size", str(limits.disk_bytes), "--tmpfs", folder]
     argv += ["--symlink", "/proc/1/fd/3", f"{CONTROL_FOLDER}/bash", "--remount-ro", "/", "--chdir", CONTROL_FOLDER]
     argv += ["--clearenv"]
-    for name, value in _environment(HOME_FOLDER).items():
+    for name, value in {**_environment(HOME_FOLDER), **layout.environment}.items():
         argv += ["--setenv", name, value]
     return argv
 

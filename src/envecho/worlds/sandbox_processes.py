@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
-from envecho.worlds.sandbox import WRITABLE_FOLDERS, Limits
+from envecho.worlds.sandbox import Limits, SandboxProcess
 
 _WATCH_SECONDS = 0.1
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -107,9 +107,11 @@ class Watchdog:
     are not counted, the folders have their own size.
     """
 
-    def __init__(self, table: ProcessTable, limits: Limits, *, root: str, stop: Callable[[], None]) -> None:
+    def __init__(
+        self, table: ProcessTable, limits: Limits, *, process: SandboxProcess, stop: Callable[[], None]
+    ) -> None:
         self.exceeded: str | None = None
-        self._table, self._limits, self._root, self._stop = table, limits, root, stop
+        self._table, self._limits, self._process, self._stop = table, limits, process, stop
         self._finished = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="sandbox-watchdog", daemon=True)
         self._thread.start()
@@ -138,7 +140,5 @@ class Watchdog:
         return next((f"more than {limit} {what}" for what, (value, limit) in used.items() if value > limit), None)
 
     def _num_files(self) -> int:
-        if not self._root:  # the host's own file system is not the sandbox's
-            return 0
-        states = [os.statvfs(f"{self._root}{folder}") for folder in WRITABLE_FOLDERS]
+        states = [os.statvfs(f"{self._process.root}{folder}") for folder in self._process.writable]
         return sum(state.f_files - state.f_ffree for state in states)

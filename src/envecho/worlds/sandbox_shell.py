@@ -23,15 +23,15 @@ eval "exec $1<&- $2>&- $3<&-"
 IFS= read -r -u 5 secret
 echo 1000 >/proc/self/oom_score_adj
 ulimit -c 0; ulimit -v "$5"; ulimit -f "$6"; ulimit -t "$7"; ulimit -n "$8"; ulimit -u "$9"
-if ! tar -x -f - -C "${4%/*}"; then printf '%s unpack 1 0 \0' "$secret" >&4; exit 1; fi
+if ! tar -x -f - -C "$4"; then printf '%s unpack 1 0 \0' "$secret" >&4; exit 1; fi
 exec </dev/null
 while IFS= read -r -u 5 _; do
   bash --norc --noprofile bash 2>&6 3<&- 4>&- 5<&- 6>&-
   printf '%s ended %d 0 \0' "$secret" "$?" >&4
 done
 """
-"""Arguments: script, report and go descriptors, box folder, KiB of memory and of one file, CPU seconds, open files,
-processes.
+"""Arguments: script, report and go descriptors, the folder to unpack into, KiB of memory and of one file, CPU seconds,
+open files, processes.
 
 The shell's script is a link named `bash`, so that errors begin with `bash: line 1:` as those of `bash -c` do. It is not
 interactive: without a terminal that gives a job table which lists the control lines and cannot kill jobs.

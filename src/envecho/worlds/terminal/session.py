@@ -17,7 +17,8 @@ from envecho.errors import WorldError
 from envecho.trajectory import Source
 from envecho.worlds.sandbox import Limits, SandboxName, launch, memory_file, require_sandbox, wait_for_exit
 from envecho.worlds.sandbox_channel import Channel, Outcome, Waited
-from envecho.worlds.sandbox_files import pack
+from envecho.worlds.sandbox_files import BoxFile, pack
+from envecho.worlds.sandbox_layout import Layout
 from envecho.worlds.sandbox_output import StreamTail
 from envecho.worlds.sandbox_processes import ProcessTable, Watchdog
 from envecho.worlds.sandbox_result import STATE_LOST_NOTICE, CommandResult, ObservationStyle, SegmentWriter
@@ -39,8 +40,8 @@ class BoxLike(Protocol):
         ...
 
     @property
-    def files(self) -> Mapping[str, str]:
-        """Relative path -> text."""
+    def files(self) -> Mapping[str, str | BoxFile]:
+        """Relative path -> text, or what a text cannot say: bytes, a mode, a link, an empty folder."""
         ...
 
 
@@ -52,6 +53,7 @@ class TerminalSession:
         limits: what the episode may use.
         sandbox: `bubblewrap`, or `unsafe-host`: commands run on this machine as you, in a temporary folder.
         style: what observations show beside the output.
+        layout: folders and variables, where they are not those of the terminal world; bubblewrap alone has them.
 
     Raises:
         WorldError: the sandbox cannot start, or a command is run after it ended.
@@ -65,17 +67,23 @@ class TerminalSession:
         limits: Limits | None = None,
         sandbox: SandboxName = "bubblewrap",
         style: ObservationStyle | None = None,
+        layout: Layout | None = None,
     ) -> None:
+        layout = layout or Layout()
         self._limits, self._style, self._seed = limits or Limits(), style or ObservationStyle(), box.seed
         name = require_sandbox(sandbox)
         self._secret = secrets.token_hex(8)
         self._stopped: str | None = None
         self._closed = False
-        archive = memory_file(pack(box.files))
+        archive = memory_file(pack(box.files, prefix=layout.prefix))
         self._channel = Channel()
         try:
             self._process = launch(
-                name, init_script=KEEPER_SCRIPT, pipes=self._channel.inherited_ends(archive), limits=self._limits
+                name,
+                init_script=KEEPER_SCRIPT,
+                pipes=self._channel.inherited_ends(archive),
+                limits=self._limits,
+                layout=layout,
             )
         except BaseException:
             self._channel.close()
@@ -171,7 +179,7 @@ class TerminalSession:
                 f"the sandbox did not start: {said}. It needs bubblewrap 0.8 or later and user namespaces for "
                 "unprivileged users (on Ubuntu 24.04: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0)"
             )
-        self._watchdog = Watchdog(self._require_table(), self._limits, root=self._process.root, stop=self._kill_sandbox)
+        self._watchdog = Watchdog(self._require_table(), self._limits, process=self._process, stop=self._kill_sandbox)
 
     def _start_shell(self, folder: str, seconds: float, complaint: StreamTail) -> Waited:
         """Start a shell in `folder` and wait until it reports; what it says until then goes to `complaint`."""
