@@ -18,13 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envecho.errors import WorldError
-from envecho.rollout.episode import answer_message, harness_error, opening_messages
 from envecho.rollout.journal import Journal
+from envecho.rollout.protocol import (
+    ToolProtocol,
+    answer_message,
+    cut_notice,
+    harness_error,
+    opening_messages,
+    stated_tools,
+    tool_names,
+)
 from envecho.seam import Engine, Sample, SamplingParams, TurnRequest, World
-from envecho.tokens import ChatTokenizer, render_prompt
+from envecho.tokens import ChatTokenizer, check_tool_template, render_prompt
 from envecho.trajectory import (
-    CALL_LABEL,
-    CallOutcome,
     Message,
     SampledTokens,
     Segment,
@@ -57,7 +63,8 @@ class RolloutParams:
     `max_turns` bounds the actions, `max_tokens_per_turn` the tokens of one, `max_context_tokens` prompt and action
     together. `command_seconds` bounds one action in the world (None: the world's own). `episodes_per_batch` episodes
     are decoded together; which they are depends on their order alone. `unfinished_reward` is the reward of an episode
-    that ran out of turns or context before its world graded it (None leaves it unknown).
+    that ran out of turns or context before its world graded it (None leaves it unknown). `tool_protocol` says how the
+    tools of a world are shown (`envecho.rollout.protocol`): in the system message, or by the chat template.
     """
 
     max_turns: int
@@ -69,6 +76,7 @@ class RolloutParams:
     num_workers: int = 4
     seed: int = 0
     unfinished_reward: float | None = 0.0
+    tool_protocol: ToolProtocol = "text"
 
 
 def rollout(
@@ -86,8 +94,10 @@ def rollout(
 
     Raises:
         EngineError: the engine fails; a failure of a world is data.
-        TemplateError: the chat template cannot render an episode exactly.
+        TemplateError: the chat template cannot render an episode exactly, or shows no tools and should.
     """
+    if params.tool_protocol == "template":
+        check_tool_template(tokenizer)
     done: list[Trajectory] = []
     for start in range(0, len(jobs), params.episodes_per_batch):
         batch = jobs[start : start + params.episodes_per_batch]
@@ -143,7 +153,7 @@ def _with_room(
     """The prompt of each episode; one whose next turn has no room in the context is over."""
     live: list[tuple[_Episode, NDArray[np.int32]]] = []
     for episode in episodes:
-        prompt = render_prompt(episode.messages, tokenizer)
+        prompt = render_prompt(episode.messages, tokenizer, tools=episode.template_tools)
         if len(prompt) + params.max_tokens_per_turn > params.max_context_tokens:
             episode.stop = StopReason.MAX_TOKENS
         else:
@@ -158,6 +168,7 @@ class _Episode:
     def __init__(self, job: RolloutJob, params: RolloutParams) -> None:
         self.job, self._params = job, params
         self.messages: list[Message] = []
+        self._tools: tuple[dict[str, Any], ...] = ()
         self.stop: StopReason | None = None
         self._reward: float | None = None
         self._world: World | None = None
@@ -168,11 +179,18 @@ class _Episode:
         """Whether another turn may follow."""
         return self.stop is None
 
+    @property
+    def template_tools(self) -> tuple[dict[str, Any], ...]:
+        """The tools that the chat template shows."""
+        return self._tools if self._params.tool_protocol == "template" else ()
+
     def start(self) -> None:
         """Make the world and let it state the task."""
         try:
             self._world = self.job.make_world()
-            self.messages += opening_messages(self._world.reset(seed=self.job.world_seed, episode_id=self.job.id))
+            first = self._world.reset(seed=self.job.world_seed, episode_id=self.job.id)
+            self._tools = stated_tools(first)
+            self.messages += opening_messages(first, tool_protocol=self._params.tool_protocol)
         except WorldError as error:
             self._fail(error)
 
@@ -182,7 +200,7 @@ class _Episode:
         self.messages.append(message)
         if not sample.stopped:
             self._num_cut_turns += 1
-            self.messages.append(_cut_notice(len(sample.token_ids)))
+            self.messages.append(cut_notice(len(sample.token_ids), as_tool=bool(self.template_tools)))
             return
         assert self._world is not None
         try:
@@ -191,7 +209,7 @@ class _Episode:
             self._fail(error)
             return
         if observation.segments:
-            self.messages.append(answer_message(observation, {}))
+            self.messages.append(answer_message(observation, {}, as_tool=bool(self.template_tools)))
         if observation.done:
             self.stop = StopReason.TIMEOUT if observation.timed_out else StopReason.COMPLETED
             self._reward = observation.reward
@@ -214,7 +232,12 @@ class _Episode:
             messages=tuple(self.messages),
             reward=reward,
             stop_reason=stop,
-            metadata={**self.job.metadata, "num_cut_turns": self._num_cut_turns},
+            tools=self.template_tools,
+            metadata={
+                **self.job.metadata,
+                "num_cut_turns": self._num_cut_turns,
+                **({"tools": tool_names(self._tools)} if self._tools else {}),
+            },
         )
 
     def _fail(self, error: WorldError) -> None:
@@ -234,12 +257,3 @@ def sampled_message(sample: Sample, tokenizer: ChatTokenizer, *, temperature: fl
         entropies=None if sample.entropies is None else tuple(max(0.0, float(value)) for value in sample.entropies),
     )
     return Message(role="assistant", segments=(Segment(source=Source.POLICY, text=str(text)),), sampled=sampled)
-
-
-def _cut_notice(num_tokens: int) -> Message:
-    text = f"[the reply was cut after {num_tokens} tokens and not carried out]"
-    return Message(
-        role="user",
-        segments=(Segment(source=Source.FORMAT_WARNING, text=text),),
-        labels={CALL_LABEL: CallOutcome.UNPARSED.value},
-    )

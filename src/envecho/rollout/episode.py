@@ -12,8 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from envecho.errors import EngineError, WorldError
-from envecho.seam import Observation, Policy, World
-from envecho.trajectory import Message, Segment, Source, StopReason, Trajectory
+from envecho.rollout.protocol import (
+    ToolProtocol,
+    action_text,
+    answer_message,
+    harness_error,
+    opening_messages,
+    stated_tools,
+    structured_call,
+    tool_names,
+)
+from envecho.seam import Policy, World
+from envecho.trajectory import Message, StopReason, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +39,28 @@ class EpisodeJob:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run_episode(job: EpisodeJob, *, max_turns: int = 16, timeout_s: float | None = None) -> Trajectory:
+def run_episode(
+    job: EpisodeJob, *, max_turns: int = 16, timeout_s: float | None = None, tool_protocol: ToolProtocol = "text"
+) -> Trajectory:
     """Run one episode to its end and return its record; only bugs raise.
 
     Args:
         job: what to run.
         max_turns: the most actions that the policy may take.
         timeout_s: the most seconds that one action may take; None leaves it to the world.
+        tool_protocol: how tools and calls stand in the messages (`protocol`).
     """
     messages: list[Message] = []
+    tools: list[dict[str, Any]] = []
     reward: float | None = None
     world = job.make_world()
     policy = job.make_policy()
     try:
-        stop, reward = _run(world, policy, job.seed, messages, _Bounds(max_turns=max_turns, timeout_s=timeout_s))
+        first = world.reset(seed=job.seed)
+        tools += stated_tools(first)
+        messages += opening_messages(first, tool_protocol=tool_protocol)
+        as_tools = bool(tools) and tool_protocol == "template"
+        stop, reward = _run(world, policy, messages, _Bounds(max_turns=max_turns, timeout_s=timeout_s), as_tools)
     except WorldError as error:
         messages.append(harness_error(error))
         stop = StopReason.WORLD_ERROR
@@ -56,9 +74,10 @@ def run_episode(job: EpisodeJob, *, max_turns: int = 16, timeout_s: float | None
         task_id=job.task_id,
         group_id=job.group_id,
         messages=tuple(messages),
+        tools=tuple(tools) if tool_protocol == "template" else (),
         reward=reward,
         stop_reason=stop,
-        metadata=dict(job.metadata),
+        metadata={**job.metadata, **({"tools": tool_names(tuple(tools))} if tools else {})},
     )
 
 
@@ -69,49 +88,34 @@ class _Bounds:
 
 
 def _run(
-    world: World, policy: Policy, seed: int, messages: list[Message], bounds: _Bounds
+    world: World, policy: Policy, messages: list[Message], bounds: _Bounds, as_tools: bool
 ) -> tuple[StopReason, float | None]:
-    messages.extend(opening_messages(world.reset(seed=seed)))
-    for _ in range(bounds.max_turns):
+    for number in range(bounds.max_turns):
         turn = policy.act(messages)
         if turn.finished:
             return StopReason.COMPLETED, None
-        messages.append(turn.message)
-        observation = world.step(turn.message.content, timeout_s=bounds.timeout_s)
-        messages.append(answer_message(observation, turn.observation_labels))
+        message = structured_call(turn.message, number=number) if as_tools else turn.message
+        messages.append(message)
+        observation = world.step(action_text(message), timeout_s=bounds.timeout_s)
+        messages.append(answer_message(observation, turn.observation_labels, action=message, as_tool=as_tools))
         if observation.done:
             reason = StopReason.TIMEOUT if observation.timed_out else StopReason.COMPLETED
             return reason, observation.reward
     return StopReason.MAX_TURNS, None
 
 
-def opening_messages(observation: Observation) -> list[Message]:
-    """Return the messages of a world's first observation: what the system says, and the task."""
-    system = tuple(segment for segment in observation.segments if segment.source is Source.SYSTEM)
-    rest = tuple(segment for segment in observation.segments if segment.source is not Source.SYSTEM)
-    opening = [Message(role="system", segments=system)] if system else []
-    return [*opening, Message(role="user", segments=rest, labels=dict(observation.labels))]
-
-
-def answer_message(observation: Observation, labels: Mapping[str, str]) -> Message:
-    """Return the message of a world's answer, its labels joined with the policy's.
-
-    A failed or cut answer is no longer what the policy announced.
-    """
-    spoiled = {Source.STDERR, Source.TRUNCATION_NOTICE, Source.TIMEOUT_NOTICE, Source.TOOL_ERROR}
-    if labels and any(segment.source in spoiled for segment in observation.segments):
-        labels = {"view": "other"}
-    return Message(role="user", segments=observation.segments, labels={**observation.labels, **labels})
-
-
-def harness_error(error: Exception) -> Message:
-    """Return the message that keeps what went wrong where an answer should stand."""
-    return Message(role="user", segments=(Segment(source=Source.HARNESS_ERROR, text=str(error)),))
-
-
 def collect(
-    jobs: Sequence[EpisodeJob], *, max_turns: int = 16, timeout_s: float | None = None, num_workers: int = 4
+    jobs: Sequence[EpisodeJob],
+    *,
+    max_turns: int = 16,
+    timeout_s: float | None = None,
+    num_workers: int = 4,
+    tool_protocol: ToolProtocol = "text",
 ) -> Iterator[Trajectory]:
     """Run the jobs side by side in threads and yield their trajectories in the order of `jobs`."""
+
+    def run(job: EpisodeJob) -> Trajectory:
+        return run_episode(job, max_turns=max_turns, timeout_s=timeout_s, tool_protocol=tool_protocol)
+
     with ThreadPoolExecutor(max_workers=num_workers) as pool:
-        yield from pool.map(lambda job: run_episode(job, max_turns=max_turns, timeout_s=timeout_s), jobs)
+        yield from pool.map(run, jobs)

@@ -9,6 +9,7 @@ from envecho.tokens.segments import RoleSegment, SegmentTokens, SegmentTrajector
 from envecho.tokens.targets import WorldLossTarget, env_target_mask, target_sources
 from envecho.tokens.tokenize import render_prompt, tokenize_trajectory
 from envecho.tokens.tokenized import TokenizedTrajectory
+from envecho.tokens.tool_template import check_tool_template
 
 __all__ = [
     "ChatTokenizer",
@@ -17,6 +18,7 @@ __all__ = [
     "SegmentTrajectory",
     "TokenizedTrajectory",
     "WorldLossTarget",
+    "check_tool_template",
     "env_target_mask",
     "render_prompt",
     "target_sources",
