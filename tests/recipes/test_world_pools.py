@@ -14,6 +14,7 @@ from envecho.recipes.collect import CollectConfig
 from envecho.recipes.depot_start import make_depot_start
 from envecho.recipes.world_pools import LiveWorld, collect_world_pools, live_run_config
 from envecho.trajectory.store import read_trajectories
+from envecho.worlds.depot.suite import DepotSuite
 
 
 def run(*args: object) -> int:
@@ -44,10 +45,23 @@ def test_pools_that_are_there_are_kept_and_others_are_refused(tmp_path: Path) ->
         collect_world_pools(config.model_copy(update={"seed": 1}), tmp_path, num_small=2)
 
 
-def test_a_world_with_too_few_tasks_says_how_many_it_has(tmp_path: Path) -> None:
-    """Catches pools that overlap silently because task numbers start over."""
-    config = CollectConfig(world="depot", policy="explore", num_episodes=500, max_turns=2)
-    with pytest.raises(ConfigError, match=r"depot has 80 tasks .* 'train'.*lower --episodes"):
+def test_pools_of_a_small_split_divide_its_tasks(tmp_path: Path) -> None:
+    """Catches pools that overlap silently because task numbers start over, and laps that draw the same episode."""
+    config = CollectConfig(world="depot", policy="explore", num_episodes=90, max_turns=2)
+    paths = collect_world_pools(config, tmp_path, num_small=4)
+    train = list(read_trajectories(paths["train"]))
+    tasks = {t.task_id for t in train}
+    assert (len(train), len(tasks)) == (90, 70)
+    assert not tasks & {t.task_id for t in read_trajectories(paths["validation"])}
+    said = {(t.task_id, *(m.content for m in t.messages if m.role == "assistant")) for t in train}
+    assert len(said) > len(tasks)
+
+
+def test_splits_that_overlap_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a server whose split `test` holds the tasks of `train` too."""
+    monkeypatch.setattr(DepotSuite, "task_id", lambda *_: "the same task")
+    config = CollectConfig(world="depot", policy="explore", num_episodes=4, max_turns=2)
+    with pytest.raises(ConfigError, match="its splits overlap"):
         collect_world_pools(config, tmp_path, num_small=2)
 
 

@@ -20,14 +20,16 @@ from envecho.worlds.sandbox import SandboxName
 from envecho.worlds.suites import open_suite
 
 _EPISODES_PER_BATCH = 16
+_SEEDS_OF_A_LAP = 1_000_003
+"""How far apart the seeds of two episodes of one task are, so that they are none of another `--seed`."""
 
 
 class CollectConfig(BaseModel):
     """What to collect; `policy` is `oracle`, `explore`, `replay:FILE`, or the name or folder of a model.
 
     `world` is what `envecho.worlds.suites.open_suite` takes, with its options; `num_episodes` tasks of `split` (None:
-    the world's first) from `first_task` on get one episode each. `num_workers` episodes of a scripted policy run at
-    once.
+    the world's first) from `first_task` on get one episode each; after `num_tasks` of them (None: all that there are)
+    they start over, with other draws. `num_workers` episodes of a scripted policy run at once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +39,7 @@ class CollectConfig(BaseModel):
     policy: str
     num_episodes: int = Field(ge=1)
     first_task: int = Field(default=0, ge=0)
+    num_tasks: int | None = Field(default=None, ge=1)
     split: str | None = None
     families: tuple[str, ...] = ()
     world_map: Path | None = None
@@ -117,24 +120,32 @@ def _episodes(config: CollectConfig) -> Iterator[Trajectory]:
         jobs = explore_jobs(config.split, count, episode=config.seed, sandbox=sandbox)[config.first_task :]
         yield from collect(jobs, num_workers=config.num_workers)
     else:
-        jobs = [_scripted_job(suite, config, number) for number in _numbers(config)]
+        jobs = [_scripted_job(suite, config, place) for place in range(config.num_episodes)]
         yield from collect(jobs, max_turns=config.max_turns, num_workers=config.num_workers)
 
 
-def _numbers(config: CollectConfig) -> range:
-    return range(config.first_task, config.first_task + config.num_episodes)
-
-
-def _scripted_job(suite: TaskSuite, config: CollectConfig, number: int) -> EpisodeJob:
+def _place(suite: TaskSuite, config: CollectConfig, place: int) -> tuple[int, int]:
+    """Return the task number of an episode, and how often the tasks were gone through before."""
     assert config.split is not None
-    split, task_id = config.split, suite.task_id(config.split, number)
+    num_tasks = config.num_tasks
+    if num_tasks is None and (known := suite.num_tasks(config.split)) is not None:
+        num_tasks = max(1, known - config.first_task)
+    if num_tasks is None:
+        return config.first_task + place, 0
+    return config.first_task + place % num_tasks, place // num_tasks
+
+
+def _scripted_job(suite: TaskSuite, config: CollectConfig, place: int) -> EpisodeJob:
+    assert config.split is not None
+    split, (number, lap) = config.split, _place(suite, config, place)
+    task_id, seed = suite.task_id(split, number), config.seed + lap * _SEEDS_OF_A_LAP
     return EpisodeJob(
-        id=f"{config.policy}-{config.seed}/{number:05d}/{task_id}",
+        id=f"{config.policy}-{config.seed}/{place:05d}/{task_id}",
         task_id=task_id,
         seed=number,
         make_world=lambda: suite.make_world(split, number),
-        make_policy=lambda: suite.scripted_policy(split, number, policy=config.policy, seed=config.seed),
-        metadata={"world": suite.name, "policy": config.policy, "split": split, "task": number},
+        make_policy=lambda: suite.scripted_policy(split, number, policy=config.policy, seed=seed),
+        metadata={"world": suite.name, "policy": config.policy, "split": split, "task": number, "policy_seed": seed},
     )
 
 
@@ -158,17 +169,17 @@ def _model_episodes(config: CollectConfig, suite: TaskSuite) -> Iterator[Traject
         num_workers=config.num_workers,
         seed=config.seed,
     )
-    numbers = _numbers(config)
-    for start in range(0, len(numbers), _EPISODES_PER_BATCH):
+    places = [(place, *_place(suite, config, place)) for place in range(config.num_episodes)]
+    for start in range(0, len(places), _EPISODES_PER_BATCH):
         jobs = [
             RolloutJob(
-                id=f"model-{config.seed}/{number:05d}/{suite.task_id(split, number)}",
+                id=f"model-{config.seed}/{place:05d}/{suite.task_id(split, number)}",
                 task_id=suite.task_id(split, number),
                 make_world=lambda number=number: suite.make_world(split, number),
-                key=(0, number),
+                key=(lap, number),
                 world_seed=number,
                 metadata={"world": suite.name, "policy": config.policy, "split": split, "task": number},
             )
-            for number in numbers[start : start + _EPISODES_PER_BATCH]
+            for place, number, lap in places[start : start + _EPISODES_PER_BATCH]
         ]
         yield from rollout(jobs, engine, tokenizer, params)

@@ -37,8 +37,8 @@ def pool_paths(out: Path) -> dict[str, Path]:
 def collect_world_pools(config: CollectConfig, out: Path, *, num_small: int) -> dict[str, Path]:
     """Collect `config.num_episodes` episodes to train on, and `num_small` for each of validation and held-out.
 
-    A suite with splits of other names gives the pools from one of them, each its own tasks. What was collected stands
-    in `OUT/pools.json`; pools that are there already, collected in the same way, are kept.
+    Where the world's splits do not give a pool of its own, pools divide the tasks of one split. What was collected
+    stands in `OUT/pools.json`; pools that are there already, collected in the same way, are kept.
 
     Raises:
         ConfigError: the pools that are there were collected otherwise, or the world has too few tasks.
@@ -52,10 +52,10 @@ def collect_world_pools(config: CollectConfig, out: Path, *, num_small: int) -> 
         return paths
     counts: dict[str, Any] = {}
     plan = _plan(open_collect_suite(config), config, num_small=num_small)
-    for name, (split, first, number) in plan.items():
-        say(f"{name}: {number} episodes of {config.world}, policy {config.policy}, split {split}")
-        asked = config.model_copy(update={"split": split, "first_task": first, "num_episodes": number})
-        counts[name] = {"split": split, "first_task": first, **collect_to_file(asked, paths[name])}
+    for name, asked in plan.items():
+        say(f"{name}: {asked.num_episodes} episodes of {config.world}, policy {config.policy}, split {asked.split}")
+        where = {"split": asked.split, "first_task": asked.first_task, "num_tasks": asked.num_tasks}
+        counts[name] = where | collect_to_file(asked, paths[name])
     known.write_text(json.dumps({"asked": record, "pools": counts}, indent=1) + "\n", encoding="utf-8")
     return paths
 
@@ -110,25 +110,59 @@ def live_run_config(live: LiveWorld, config: Path | None, out: Path, overrides: 
     return checked
 
 
-def _plan(suite: TaskSuite, config: CollectConfig, *, num_small: int) -> dict[str, tuple[str, int, int]]:
-    """Return split, first task and number of episodes of each pool, so that no two pools share a task."""
+_HELD_OUT_SPLITS: Final = ("held_out", "new_data", "new_boxes", "test", "eval")
+_SMALL_SHARE: Final = 8
+
+
+def _plan(suite: TaskSuite, config: CollectConfig, *, num_small: int) -> dict[str, CollectConfig]:
+    """Return what to collect for each pool, so that no two pools share a task.
+
+    Pools of one finite split divide its tasks between them, an eighth for each small pool.
+    """
     train = config.split or ("train" if "train" in suite.splits else suite.splits[0])
     others = [split for split in suite.splits if split != train]
     validation = "validation" if "validation" in others else train
-    held_out = next((split for split in others if split != "validation"), train)
-    wanted = {"train": (train, config.num_episodes), "validation": (validation, num_small)}
-    wanted["held_out"] = (held_out, num_small)
-    next_of: dict[str, int] = {}
-    plan: dict[str, tuple[str, int, int]] = {}
-    for name, (split, number) in wanted.items():
-        plan[name] = (split, next_of.get(split, 0), number)
-        next_of[split] = next_of.get(split, 0) + number
-    for split, number in next_of.items():
-        known = suite.num_tasks(split)
-        shared = [name for name, (of_split, _, _) in plan.items() if of_split == split]
-        if known is not None and number > known and len(shared) > 1:
-            raise ConfigError(
-                f"{suite.name} has {known} tasks in its split {split!r}, and {', '.join(shared)} need {number} that"
-                " differ: lower --episodes"
-            )
-    return plan
+    held_out = next((split for split in _HELD_OUT_SPLITS if split in others), train)
+    wanted = {
+        "train": (train, config.num_episodes),
+        "validation": (validation, num_small),
+        "held_out": (held_out, num_small),
+    }
+    plan: dict[str, CollectConfig] = {}
+    for split in dict.fromkeys(split for split, _ in wanted.values()):
+        pools = {name: number for name, (of_split, number) in wanted.items() if of_split == split}
+        first = 0
+        for name, num_tasks in _divided(suite, split, pools).items():
+            change = {"split": split, "first_task": first, "num_tasks": num_tasks, "num_episodes": pools[name]}
+            plan[name] = config.model_copy(update=change)
+            first += num_tasks
+    _refuse_shared_tasks(suite, plan)
+    return {name: plan[name] for name in POOLS}
+
+
+def _divided(suite: TaskSuite, split: str, pools: Mapping[str, int]) -> dict[str, int]:
+    """Return how many tasks of a split each of its pools gets."""
+    known = suite.num_tasks(split)
+    if known is None or known >= sum(pools.values()):
+        return dict(pools)
+    if known < len(pools):
+        raise ConfigError(
+            f"{suite.name} has {known} tasks in its split {split!r}, and {', '.join(pools)} need one each at least"
+        )
+    small = max(1, known // _SMALL_SHARE)
+    sizes = dict.fromkeys(pools, small)
+    largest = max(pools, key=lambda name: pools[name])
+    sizes[largest] = known - small * (len(pools) - 1)
+    return sizes
+
+
+def _refuse_shared_tasks(suite: TaskSuite, plan: Mapping[str, CollectConfig]) -> None:
+    pool_of: dict[str, str] = {}
+    for name, config in plan.items():
+        for number in range(config.first_task, config.first_task + (config.num_tasks or 0)):
+            task = suite.task_id(config.split or "", number)
+            if pool_of.setdefault(task, name) != name:
+                raise ConfigError(
+                    f"the task {task!r} of {suite.name} would be in the pools {pool_of[task]} and {name}: its splits "
+                    "overlap; collect the pools with envecho collect, and name them in [data]"
+                )
