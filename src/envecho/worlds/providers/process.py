@@ -1,0 +1,129 @@
+"""Provider `process`: a real `envecho serve` on this machine's loopback address.
+
+It isolates nothing by itself: the server is a process of yours, and what a model writes runs in the world's own
+sandbox. It is for machines without containers and for tests; a server that dies takes its episodes along, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, final
+
+from envecho.errors import ConfigError, WorldError
+from envecho.worlds.providers.ledger import Entry, Ledger, start_ticks
+from envecho.worlds.providers.provider import KEY_VARIABLE, HostSpec, new_key
+
+NAME: Final = "process"
+_STOP_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.02
+
+
+@final
+class ProcessHost:
+    """One `envecho serve` in a process group of its own."""
+
+    name = NAME
+
+    def __init__(self, spec: HostSpec, ledger: Ledger) -> None:
+        self.key = new_key()
+        self._spec, self._ledger = spec, ledger
+        self._process: subprocess.Popen[str] | None = None
+        if spec.image is not None:
+            raise ConfigError(f"{NAME}: the server runs from this installation, found the image {spec.image!r}")
+        if spec.allow:
+            raise ConfigError(
+                f"{NAME}: commands have no network in the world's own sandbox, and none can be given to them; found "
+                f"{', '.join(spec.allow)}"
+            )
+
+    def start(self) -> str:
+        """Start the server and return its URL once it says that it answers."""
+        self._ledger.write(NAME, self.key)
+        try:
+            process = self._process = self._launch()
+            return str(self._facts(process)["url"])
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the server, which ends its worlds; may be called twice."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        self._ledger.remove(self.key)
+
+    def _launch(self) -> subprocess.Popen[str]:
+        code = "from envecho.cli.serve import command; command()"
+        argv = [sys.executable, "-c", code, *self._spec.arguments(), "--port", "0", "--json"]
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **self._spec.environment(self.key)},
+            text=True,
+            start_new_session=True,
+        )
+
+    def _facts(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        """Wait for the server's one line; what it says instead is on standard error."""
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], self._spec.start_seconds)
+        line = process.stdout.readline() if ready else ""
+        if not line:
+            why = "said nothing" if process.poll() is None else f"ended with status {process.wait()}"
+            raise WorldError(f"`envecho serve {self._spec.world}` {why}; its standard error says more")
+        return json.loads(line)
+
+
+def remove(entry: Entry) -> None:
+    """Stop the server of this entry if it still runs, its worlds with it.
+
+    Raises:
+        WorldError: it runs on after SIGKILL.
+    """
+    for pid in _holders(entry.key):
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+            if _wait_until_gone(pid, _STOP_SECONDS):
+                break
+        else:
+            raise WorldError(f"process {pid} runs on after SIGKILL")
+
+
+def _holders(key: str) -> list[int]:
+    """Return the processes whose environment holds the key: the server, and nothing that runs in a world."""
+    wanted = f"{KEY_VARIABLE}={key}".encode()
+    found: list[int] = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        with suppress(OSError):  # it ended, or is another user's
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def _wait_until_gone(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while start_ticks(pid) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
