@@ -123,7 +123,7 @@ class TerminalWorld:
         result = self._session.run(action, timeout_s)
         if result.sandbox_stopped is not None or is_last:
             return self._finish(None, result)
-        return _observation(result, done=False, reward=None)
+        return command_observation(result, done=False, reward=None)
 
     @property
     def state(self) -> Mapping[str, Any]:
@@ -141,7 +141,7 @@ class TerminalWorld:
         reward = self._end(answer)
         if result is None:
             return Observation(segments=(), done=True, reward=reward, metadata={"answer": answer})
-        return _observation(result, done=True, reward=reward)
+        return command_observation(result, done=True, reward=reward)
 
     def _end(self, answer: str | None) -> float:
         reward = self._grade(answer)
@@ -168,7 +168,8 @@ def _not_one_line(num_lines: int) -> Observation:
     )
 
 
-def _observation(result: CommandResult, *, done: bool, reward: float | None) -> Observation:
+def command_observation(result: CommandResult, *, done: bool, reward: float | None) -> Observation:
+    """Return what a command answered as an observation, with its label `call` and what people may want to know."""
     metadata = {
         "exit_status": result.exit_status,
         "seconds": result.seconds,

@@ -1,0 +1,3 @@
+#!/bin/bash
+# check.py writes /logs/verifier/reward.json.
+python3 -I /tests/check.py
