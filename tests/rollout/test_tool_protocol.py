@@ -122,7 +122,7 @@ def rolled(world: OrdersWorld, engine: SayingEngine, params: RolloutParams = PAR
 def test_under_text_the_system_message_describes_the_tools_once(system):
     """Catches tools that no policy ever sees, and schemas that the template renders a second time."""
     trajectory = scripted(OrdersWorld(system=system), CALL, "answer: a lamp")
-    assert [m.role for m in trajectory.messages] == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert [m.role for m in trajectory.messages] == ["system", "user", "assistant", "user", "assistant"]
     first = trajectory.messages[0]
     assert {segment.source for segment in first.segments} == {Source.SYSTEM}
     assert first.content.startswith((system or "Reply").split("\n")[0])
@@ -151,7 +151,7 @@ def test_under_template_a_script_calls_with_structure_and_the_world_gets_its_tex
         world, f"<think>\nLook.\n</think>\n{CALL}", "no call", "answer: a lamp", tool_protocol="template"
     )
     assert world.actions == [CALL, "no call", "answer: a lamp"]
-    assert [m.role for m in trajectory.messages[1:]] == ["user", "assistant", "tool"] + ["assistant", "tool"] * 2
+    assert [m.role for m in trajectory.messages[1:]] == ["user", "assistant", "tool", "assistant", "tool", "assistant"]
     called, answered, unparsed = trajectory.messages[2], trajectory.messages[3], trajectory.messages[4]
     assert (called.content, called.reasoning) == ("", "Look.")
     assert called.tool_calls == (ToolCall(name="list_orders", arguments='{"user_id": 3}', id="call-0"),)

@@ -1,43 +1,30 @@
 """Rollouts of a model: many episodes decoded together, turn by turn, and kept token for token.
 
-    prompts of all live episodes -> one turn each from the engine's session -> worlds answer in threads -> next turn
+    episodes in threads: prompt -> ask -> turn -> their world answers -> prompt ...
+    this thread:         a batch of turns from the engine's session, whenever one is due
 
 A turn that was cut before its end is not carried out: the harness says so and the episode goes on. Whatever ends an
-episode, its transcript is kept and its stop reason says what happened. Not here: what is trained, and scripted policies
-(`episode`).
+episode, its transcript is kept and its stop reason says what happened. Not here: when a batch is due (`exchange`),
+worlds and their deadlines (`live`, `crew`), what is trained, and policies without an engine (`episode`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from envecho.errors import WorldError
+from envecho.errors import ConfigError
+from envecho.rollout.crew import Crew
+from envecho.rollout.exchange import Exchange, Schedule
 from envecho.rollout.journal import Journal
-from envecho.rollout.protocol import (
-    ToolProtocol,
-    answer_message,
-    cut_notice,
-    harness_error,
-    opening_messages,
-    stated_tools,
-    tool_names,
-)
+from envecho.rollout.limits import Rules, WorldLimits
+from envecho.rollout.live import LiveEpisode, Surroundings
+from envecho.rollout.play import Action, play
+from envecho.rollout.protocol import ToolProtocol
 from envecho.seam import Engine, Sample, SamplingParams, TurnRequest, World
 from envecho.tokens import ChatTokenizer, check_tool_template, render_prompt
-from envecho.trajectory import (
-    Message,
-    SampledTokens,
-    Segment,
-    Source,
-    StopReason,
-    Trajectory,
-)
+from envecho.trajectory import Message, SampledTokens, Segment, Source, StopReason, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +48,18 @@ class RolloutParams:
     """How episodes are rolled out.
 
     `max_turns` bounds the actions, `max_tokens_per_turn` the tokens of one, `max_context_tokens` prompt and action
-    together. `command_seconds` bounds one action in the world (None: the world's own). `episodes_per_batch` episodes
-    are decoded together; which they are depends on their order alone. `unfinished_reward` is the reward of an episode
-    that ran out of turns or context before its world graded it (None leaves it unknown). `tool_protocol` says how the
-    tools of a world are shown (`envecho.rollout.protocol`): in the system message, or by the chat template.
+    together. `command_seconds` bounds one action in the world (None: the world's own); `limits` holds the other
+    deadlines. `unfinished_reward` is the reward of an episode that ran out of turns or context before its world graded
+    it (None leaves it unknown). `tool_protocol` says how the tools of a world are shown (`envecho.rollout.protocol`).
+
+    `num_workers` worlds work at the same time. `schedule` says when turns are decoded:
+
+    - `lockstep`: the next `episodes_per_batch` episodes together, each turn when all of them have their answer; which
+      they are depends on their order alone.
+    - `ready`: whoever has an answer, at most `episodes_per_batch` at a time; a request waits up to `ready_seconds`
+      for company. An episode starts when another ends.
+
+    `max_live_episodes` bounds the worlds that are open at once under both; None: `episodes_per_batch`.
     """
 
     max_turns: int
@@ -77,6 +72,37 @@ class RolloutParams:
     seed: int = 0
     unfinished_reward: float | None = 0.0
     tool_protocol: ToolProtocol = "text"
+    schedule: Schedule = "lockstep"
+    max_live_episodes: int | None = None
+    ready_seconds: float = 0.1
+    limits: WorldLimits = field(default_factory=WorldLimits)
+
+    def __post_init__(self) -> None:
+        counts = {
+            "max_turns": self.max_turns,
+            "episodes_per_batch": self.episodes_per_batch,
+            "num_workers": self.num_workers,
+            "max_live_episodes": self.num_live,
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise ConfigError(f"{name} is {value}, expected at least 1")
+
+    @property
+    def num_live(self) -> int:
+        """How many worlds are open at once at most."""
+        return self.episodes_per_batch if self.max_live_episodes is None else self.max_live_episodes
+
+    @property
+    def rules(self) -> Rules:
+        """What every episode has to keep to."""
+        return Rules(
+            max_turns=self.max_turns,
+            command_seconds=self.command_seconds,
+            tool_protocol=self.tool_protocol,
+            unfinished_reward=self.unfinished_reward,
+            limits=self.limits,
+        )
 
 
 def rollout(
@@ -89,8 +115,8 @@ def rollout(
 ) -> list[Trajectory]:
     """Roll out the episodes and return their records in the order of `jobs`.
 
-    With a journal, a decode batch that it holds is read and not decoded again, and every other one is written as soon
-    as it is whole.
+    With a journal, what it holds is read and not decoded again, and the rest is written as soon as it is whole: a
+    decode batch under `lockstep`, an episode under `ready`.
 
     Raises:
         EngineError: the engine fails; a failure of a world is data.
@@ -98,151 +124,100 @@ def rollout(
     """
     if params.tool_protocol == "template":
         check_tool_template(tokenizer)
+    if params.schedule == "ready":
+        return _roll_out_ready(jobs, engine, tokenizer, params, journal)
     done: list[Trajectory] = []
-    for start in range(0, len(jobs), params.episodes_per_batch):
-        batch = jobs[start : start + params.episodes_per_batch]
+    num = min(params.episodes_per_batch, params.num_live)
+    for start in range(0, len(jobs), num):
+        batch = jobs[start : start + num]
         name = [(job.id, job.key) for job in batch]
         kept = journal.read(name, params) if journal else None
         if kept is None:
-            kept = _decode_batch(batch, engine, tokenizer, params)
+            records = dict(_decode(batch, engine, tokenizer, params))
+            kept = [records[number] for number in range(len(batch))]
             if journal:
                 journal.write(name, params, kept)
         done += kept
     return done
 
 
-def _decode_batch(
-    jobs: Sequence[RolloutJob], engine: Engine, tokenizer: ChatTokenizer, params: RolloutParams
+def _roll_out_ready(
+    jobs: Sequence[RolloutJob],
+    engine: Engine,
+    tokenizer: ChatTokenizer,
+    params: RolloutParams,
+    journal: Journal | None,
 ) -> list[Trajectory]:
-    episodes = [_Episode(job, params) for job in jobs]
+    records: dict[int, Trajectory] = {}
+    for number, job in enumerate(jobs):
+        kept = journal.read([(job.id, job.key)], params) if journal else None
+        if kept is not None:
+            (records[number],) = kept
+    missing = [number for number in range(len(jobs)) if number not in records]
+    for place, record in _decode([jobs[number] for number in missing], engine, tokenizer, params):
+        number = missing[place]
+        records[number] = record
+        if journal:
+            journal.write([(jobs[number].id, jobs[number].key)], params, [record])
+    return [records[number] for number in range(len(jobs))]
+
+
+def _decode(
+    jobs: Sequence[RolloutJob], engine: Engine, tokenizer: ChatTokenizer, params: RolloutParams
+) -> Iterator[tuple[int, Trajectory]]:
+    """Run the jobs, and yield number and record of each when it is over."""
+    rules = params.rules
     sampling = SamplingParams(
         max_tokens=params.max_tokens_per_turn,
         temperature=params.temperature,
         seed=params.seed,
         stop_token_ids=(tokenizer.end_of_turn_id,),
     )
-    with ThreadPoolExecutor(max_workers=params.num_workers) as pool, engine.sampling_session() as session:
-        try:
-            _all(pool.map(_Episode.start, episodes))
-            for turn in range(params.max_turns):
-                live = _with_room([e for e in episodes if e.is_live], tokenizer, params)
-                if not live:
-                    break
-                rows = {id(episode): row for row, episode in enumerate(episodes)}
-                requests = [
-                    TurnRequest(row=rows[id(episode)], prompt=prompt, key=(*episode.job.key, turn))
-                    for episode, prompt in live
-                ]
-                samples = session.sample(requests, sampling)
-                acting = [episode for episode, _ in live]
-                _all(pool.map(lambda pair: pair[0].act(pair[1], tokenizer), zip(acting, samples, strict=True)))
-        finally:
-            _all(pool.map(_Episode.close, episodes))
-    return [episode.record() for episode in episodes]
 
+    def make(number: int, around: Surroundings) -> LiveEpisode:
+        episode = LiveEpisode(jobs[number], rules, world_seed=jobs[number].world_seed, around=around)
+        episode.counts["num_cut_turns"] = 0
+        return episode
 
-def _all(results: Iterable[None]) -> None:
-    """Wait for all of them, and raise what one of them raised."""
-    for _ in results:
-        pass
+    def run(episode: LiveEpisode, number: int) -> None:
+        play(episode, _EngineActor(number, jobs[number].key, exchange, tokenizer, params))
 
-
-def _with_room(
-    episodes: Sequence[_Episode], tokenizer: ChatTokenizer, params: RolloutParams
-) -> list[tuple[_Episode, NDArray[np.int32]]]:
-    """The prompt of each episode; one whose next turn has no room in the context is over."""
-    live: list[tuple[_Episode, NDArray[np.int32]]] = []
-    for episode in episodes:
-        prompt = render_prompt(episode.messages, tokenizer, tools=episode.template_tools)
-        if len(prompt) + params.max_tokens_per_turn > params.max_context_tokens:
-            episode.stop = StopReason.MAX_TOKENS
-        else:
-            live.append((episode, prompt))
-    return live
+    crew = Crew(
+        len(jobs),
+        make,
+        run,
+        num_live=params.num_live,
+        num_workers=params.num_workers,
+        grace_seconds=params.limits.grace_seconds,
+    )
+    exchange = Exchange(crew, params.schedule, most=params.episodes_per_batch, ready_seconds=params.ready_seconds)
+    with engine.sampling_session() as session, crew, exchange:
+        while requests := exchange.due():
+            exchange.answer(session.sample(requests, sampling))
+            for number, record in crew.take_finished():
+                if params.schedule == "ready":
+                    session.drop(number)
+                yield number, record
+        yield from crew.take_finished()
 
 
 @final
-class _Episode:
-    """What one episode holds while it runs; its methods run in threads, one at a time for each episode."""
+class _EngineActor:
+    """The turns of a model: a prompt for each, handed to whoever decodes."""
 
-    def __init__(self, job: RolloutJob, params: RolloutParams) -> None:
-        self.job, self._params = job, params
-        self.messages: list[Message] = []
-        self._tools: tuple[dict[str, Any], ...] = ()
-        self.stop: StopReason | None = None
-        self._reward: float | None = None
-        self._world: World | None = None
-        self._num_cut_turns = 0
+    def __init__(
+        self, row: int, key: tuple[int, ...], exchange: Exchange, tokenizer: ChatTokenizer, params: RolloutParams
+    ) -> None:
+        self._row, self._key, self._exchange, self._tokenizer, self._params = row, key, exchange, tokenizer, params
 
-    @property
-    def is_live(self) -> bool:
-        """Whether another turn may follow."""
-        return self.stop is None
-
-    @property
-    def template_tools(self) -> tuple[dict[str, Any], ...]:
-        """The tools that the chat template shows."""
-        return self._tools if self._params.tool_protocol == "template" else ()
-
-    def start(self) -> None:
-        """Make the world and let it state the task."""
-        try:
-            self._world = self.job.make_world()
-            first = self._world.reset(seed=self.job.world_seed, episode_id=self.job.id)
-            self._tools = stated_tools(first)
-            self.messages += opening_messages(first, tool_protocol=self._params.tool_protocol)
-        except WorldError as error:
-            self._fail(error)
-
-    def act(self, sample: Sample, tokenizer: ChatTokenizer) -> None:
-        """Add the sampled turn and the answer to it."""
-        message = sampled_message(sample, tokenizer, temperature=self._params.temperature)
-        self.messages.append(message)
-        if not sample.stopped:
-            self._num_cut_turns += 1
-            self.messages.append(cut_notice(len(sample.token_ids), as_tool=bool(self.template_tools)))
-            return
-        assert self._world is not None
-        try:
-            observation = self._world.step(message.content, timeout_s=self._params.command_seconds)
-        except WorldError as error:
-            self._fail(error)
-            return
-        if observation.segments:
-            self.messages.append(answer_message(observation, {}, as_tool=bool(self.template_tools)))
-        if observation.done:
-            self.stop = StopReason.TIMEOUT if observation.timed_out else StopReason.COMPLETED
-            self._reward = observation.reward
-
-    def close(self) -> None:
-        """Release the world."""
-        if self._world is not None:
-            self._world.close()
-
-    def record(self) -> Trajectory:
-        """Return what happened."""
-        stop = self.stop or StopReason.MAX_TURNS
-        reward = self._reward
-        if reward is None and stop in (StopReason.MAX_TURNS, StopReason.MAX_TOKENS):
-            reward = self._params.unfinished_reward
-        return Trajectory(
-            id=self.job.id,
-            task_id=self.job.task_id,
-            group_id=self.job.group_id,
-            messages=tuple(self.messages),
-            reward=reward,
-            stop_reason=stop,
-            tools=self.template_tools,
-            metadata={
-                **self.job.metadata,
-                "num_cut_turns": self._num_cut_turns,
-                **({"tools": tool_names(self._tools)} if self._tools else {}),
-            },
-        )
-
-    def _fail(self, error: WorldError) -> None:
-        self.messages.append(harness_error(error))
-        self.stop = StopReason.WORLD_ERROR
+    def act(self, episode: LiveEpisode, turn: int) -> Action | StopReason:
+        params = self._params
+        prompt = render_prompt(episode.messages, self._tokenizer, tools=episode.template_tools)
+        if len(prompt) + params.max_tokens_per_turn > params.max_context_tokens:
+            return StopReason.MAX_TOKENS
+        sample = self._exchange.ask(TurnRequest(row=self._row, prompt=prompt, key=(*self._key, turn)))
+        message = sampled_message(sample, self._tokenizer, temperature=params.temperature)
+        return Action(message=message, cut=None if sample.stopped else len(sample.token_ids))
 
 
 def sampled_message(sample: Sample, tokenizer: ChatTokenizer, *, temperature: float) -> Message:

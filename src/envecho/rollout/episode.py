@@ -1,4 +1,4 @@
-"""The episode loop: a policy and a world make one `Trajectory`; `collect` runs many side by side.
+"""Episodes of policies that need no engine, scripts above all: `run_episode` runs one, `collect` many side by side.
 
 A timed-out, errored or length-cut episode is data: its transcript is kept, its stop reason says what happened. Not
 here: how a policy chooses, how a world answers, what is trained.
@@ -7,23 +7,19 @@ here: how a policy chooses, how a world answers, what is trained.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, final
 
-from envecho.errors import EngineError, WorldError
-from envecho.rollout.protocol import (
-    ToolProtocol,
-    action_text,
-    answer_message,
-    harness_error,
-    opening_messages,
-    stated_tools,
-    structured_call,
-    tool_names,
-)
+from envecho.rollout.crew import Crew
+from envecho.rollout.limits import Rules, WorldLimits
+from envecho.rollout.live import LiveEpisode, Surroundings, alone
+from envecho.rollout.play import Action, play
+from envecho.rollout.protocol import ToolProtocol, structured_call
 from envecho.seam import Policy, World
-from envecho.trajectory import Message, StopReason, Trajectory
+from envecho.trajectory import StopReason, Trajectory
+
+_WINDOW = 4
+"""How many times the number of workers an episode may be ahead of the one that is yielded next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,68 +36,30 @@ class EpisodeJob:
 
 
 def run_episode(
-    job: EpisodeJob, *, max_turns: int = 16, timeout_s: float | None = None, tool_protocol: ToolProtocol = "text"
+    job: EpisodeJob,
+    *,
+    max_turns: int = 16,
+    timeout_s: float | None = None,
+    tool_protocol: ToolProtocol = "text",
+    limits: WorldLimits | None = None,
 ) -> Trajectory:
-    """Run one episode to its end and return its record; only bugs raise.
+    """Run one episode to its end in this thread and return its record; only bugs raise.
+
+    Nobody watches a single episode: a world that never returns hangs it. `collect` leaves such a world alone.
 
     Args:
         job: what to run.
         max_turns: the most actions that the policy may take.
         timeout_s: the most seconds that one action may take; None leaves it to the world.
         tool_protocol: how tools and calls stand in the messages (`protocol`).
+        limits: deadlines and attempts; None: the defaults.
     """
-    messages: list[Message] = []
-    tools: list[dict[str, Any]] = []
-    reward: float | None = None
-    world = job.make_world()
-    policy = job.make_policy()
-    try:
-        first = world.reset(seed=job.seed)
-        tools += stated_tools(first)
-        messages += opening_messages(first, tool_protocol=tool_protocol)
-        as_tools = bool(tools) and tool_protocol == "template"
-        stop, reward = _run(world, policy, messages, _Bounds(max_turns=max_turns, timeout_s=timeout_s), as_tools)
-    except WorldError as error:
-        messages.append(harness_error(error))
-        stop = StopReason.WORLD_ERROR
-    except EngineError as error:
-        messages.append(harness_error(error))
-        stop = StopReason.POLICY_ERROR
-    finally:
-        world.close()
-    return Trajectory(
-        id=job.id,
-        task_id=job.task_id,
-        group_id=job.group_id,
-        messages=tuple(messages),
-        tools=tuple(tools) if tool_protocol == "template" else (),
-        reward=reward,
-        stop_reason=stop,
-        metadata={**job.metadata, **({"tools": tool_names(tuple(tools))} if tools else {})},
+    rules = Rules(
+        max_turns=max_turns, command_seconds=timeout_s, tool_protocol=tool_protocol, limits=limits or WorldLimits()
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Bounds:
-    max_turns: int
-    timeout_s: float | None
-
-
-def _run(
-    world: World, policy: Policy, messages: list[Message], bounds: _Bounds, as_tools: bool
-) -> tuple[StopReason, float | None]:
-    for number in range(bounds.max_turns):
-        turn = policy.act(messages)
-        if turn.finished:
-            return StopReason.COMPLETED, None
-        message = structured_call(turn.message, number=number) if as_tools else turn.message
-        messages.append(message)
-        observation = world.step(action_text(message), timeout_s=bounds.timeout_s)
-        messages.append(answer_message(observation, turn.observation_labels, action=message, as_tool=as_tools))
-        if observation.done:
-            reason = StopReason.TIMEOUT if observation.timed_out else StopReason.COMPLETED
-            return reason, observation.reward
-    return StopReason.MAX_TURNS, None
+    episode = LiveEpisode(job, rules, world_seed=job.seed, around=alone())
+    play(episode, _PolicyActor(job))
+    return episode.record()
 
 
 def collect(
@@ -111,11 +69,45 @@ def collect(
     timeout_s: float | None = None,
     num_workers: int = 4,
     tool_protocol: ToolProtocol = "text",
+    limits: WorldLimits | None = None,
 ) -> Iterator[Trajectory]:
-    """Run the jobs side by side in threads and yield their trajectories in the order of `jobs`."""
+    """Run the jobs side by side, `num_workers` at a time, and yield their trajectories in the order of `jobs`.
 
-    def run(job: EpisodeJob) -> Trajectory:
-        return run_episode(job, max_turns=max_turns, timeout_s=timeout_s, tool_protocol=tool_protocol)
+    Every job gives a trajectory, whatever its world does: one that hangs beyond its deadline is left alone, recorded
+    with what was said so far, and closed in the background.
+    """
+    limits = limits or WorldLimits()
+    rules = Rules(max_turns=max_turns, command_seconds=timeout_s, tool_protocol=tool_protocol, limits=limits)
 
-    with ThreadPoolExecutor(max_workers=num_workers) as pool:
-        yield from pool.map(run, jobs)
+    def make(number: int, around: Surroundings) -> LiveEpisode:
+        return LiveEpisode(jobs[number], rules, world_seed=jobs[number].seed, around=around)
+
+    with Crew(
+        len(jobs),
+        make,
+        lambda episode, number: play(episode, _PolicyActor(jobs[number])),
+        num_live=num_workers,
+        num_workers=num_workers,
+        grace_seconds=limits.grace_seconds,
+        window=_WINDOW * num_workers,
+    ) as crew:
+        for number in range(len(jobs)):
+            yield crew.take(number)
+
+
+@final
+class _PolicyActor:
+    """The turns of a policy, which is made once the world has stated its task."""
+
+    def __init__(self, job: EpisodeJob) -> None:
+        self._job = job
+        self._policy: Policy | None = None
+
+    def act(self, episode: LiveEpisode, turn: int) -> Action | StopReason:
+        if self._policy is None:
+            self._policy = self._job.make_policy()
+        said = self._policy.act(episode.messages)
+        if said.finished:
+            return StopReason.COMPLETED
+        message = structured_call(said.message, number=turn) if episode.template_tools else said.message
+        return Action(message=message, labels=said.observation_labels)

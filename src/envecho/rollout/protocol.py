@@ -100,9 +100,14 @@ def _call_text(call: ToolCall) -> str:
     return str(CallText(name=call.name, arguments=cast(dict[str, Any], arguments)))
 
 
-def harness_error(error: Exception) -> Message:
+def harness_error(error: Exception, *, as_tool: bool = False) -> Message:
     """Return the message that keeps what went wrong where an answer should stand."""
-    return Message(role="user", segments=(Segment(source=Source.HARNESS_ERROR, text=str(error)),))
+    return _harness_message(Source.HARNESS_ERROR, str(error), as_tool)
+
+
+def timeout_notice(text: str, *, as_tool: bool = False) -> Message:
+    """Return the message that says that a deadline of the rollout ended the episode."""
+    return _harness_message(Source.TIMEOUT_NOTICE, text, as_tool)
 
 
 def cut_notice(num_tokens: int, *, as_tool: bool = False) -> Message:
@@ -113,3 +118,7 @@ def cut_notice(num_tokens: int, *, as_tool: bool = False) -> Message:
         segments=(Segment(source=Source.FORMAT_WARNING, text=text),),
         labels={CALL_LABEL: CallOutcome.UNPARSED.value},
     )
+
+
+def _harness_message(source: Source, text: str, as_tool: bool) -> Message:
+    return Message(role="tool" if as_tool else "user", segments=(Segment(source=source, text=text),))
