@@ -52,12 +52,13 @@ class ToolWorldAction(Action):
         given = [name for name in ("message", "tool_name") if vars(self)[name] is not None]
         if given != ([needed] if needed else []):
             raise _refusal(f"an action of type {self.type!r} needs {needed or 'no text'}, found {given or 'nothing'}")
-        _check_text(self.message)
+        if self.message is not None:
+            _check_text(self.message)
         return self
 
 
 def _check_text(text: object) -> None:
-    if text is not None and not isinstance(text, str):
+    if not isinstance(text, str):
         raise _refusal(f"message is {type(text).__name__}, expected text")
 
 
