@@ -238,7 +238,7 @@ class LiveEpisode:
             self._sealed, world, self._world = True, self._world, None
             self._around.permits.release()
         self.counts["num_abandoned"] += 1
-        if stage.what != "close":
+        if self.stop is None:
             self._end_late(f"[no end of {stage.what} after {stage.seconds:g} s; the world was left alone]")
         if world is not None:
             threading.Thread(target=close_quietly, args=(world,), daemon=True).start()
@@ -284,18 +284,20 @@ class LiveEpisode:
                 self.stop_if_asked()
         with self._lock:
             self._stage = _Stage(what=what, seconds=seconds, started=time.monotonic())
+        trace: str | None = None
         try:
             return function()
         except (WorldError, ConfigError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             trace = traceback.format_exc()[-_LONGEST_TRACE:]
-            raise WorldError(f"{what} of the world raised {type(error).__name__}: {error}\n{trace}") from error
+            raise WorldError(f"{what} of the world raised {type(error).__name__}: {error}") from error
         finally:
             with self._lock:
                 self._stage, is_sealed = None, self._sealed
                 if not is_sealed:
                     self._around.permits.release()
+                    self._notes |= {} if trace is None else {"world_traceback": trace}
             if is_sealed:
                 raise Abandoned
 

@@ -65,3 +65,4 @@ def _take_turns(episode: LiveEpisode, actor: Actor) -> None:
         episode.check_deadline()
         if episode.stop is None:
             episode.step(action.message, action.labels)
+    episode.stop = episode.stop or StopReason.MAX_TURNS
