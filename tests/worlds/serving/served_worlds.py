@@ -21,7 +21,14 @@ TOOLS = (
             "parameters": {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]},
         },
     },
-    {"type": "function", "function": {"name": "read", "description": "Read the counter.", "parameters": {}}},
+    {
+        "type": "function",
+        "function": {
+            "name": "read",
+            "description": "Read the counter.",
+            "parameters": {"type": "object", "properties": {}},
+        },
+    },
 )
 
 
