@@ -68,6 +68,21 @@ class ModelServer:
 
         return await run_in_threadpool(self._complete, await request.json(), dict(request.headers))
 
+    async def messages(self, request: Request) -> JSONResponse:
+        """Answer as Anthropic's API does, of a model whose ids nobody sees."""
+        body = await request.json()
+        assert request.headers["x-api-key"]
+        text = self.script(body["messages"])
+        content: list[dict[str, Any]] = [
+            {"type": "tool_use", "id": f"toolu_{n}", "name": call["name"], "input": call["arguments"]}
+            for n, call in enumerate(map(json.loads, _CALL.findall(text)))
+        ]
+        if said := _CALL.sub("", text).strip():
+            content.insert(0, {"type": "text", "text": said})
+        answer = {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"], "content": content}
+        usage = {"input_tokens": 1, "output_tokens": 1}
+        return JSONResponse({**answer, "stop_reason": "end_turn", "stop_sequence": None, "usage": usage})
+
     def _complete(self, body: dict[str, Any], headers: dict[str, str]) -> JSONResponse:
         self.keys.add(headers.get("authorization", ""))
         time.sleep(self.delay_s)
@@ -147,6 +162,7 @@ def serving(server: ModelServer) -> Generator[ModelServer]:
     routes = [
         Route("/v1/models", server.models),
         Route("/v1/chat/completions", server.complete, methods=["POST"]),
+        Route("/v1/messages", server.messages, methods=["POST"]),
     ]
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(Starlette(routes=routes), log_config=None, access_log=False, timeout_graceful_shutdown=1)

@@ -67,7 +67,7 @@ def test_the_store_is_measured_phase_by_phase(tmp_path: Path, capsys: pytest.Cap
 def test_figures_are_medians_of_all_repetitions():
     """Catches a mean, a figure of the last repetition, and a table without its spread."""
     measured = {"write": {"trajectories_per_second": [900.0, 100.0, 200.0], "peak_memory_bytes": [2e6, 2e6, 2e6]}}
-    document = bench._document("store", {}, measured, 3, 0)  # type: ignore[attr-defined]
+    document = bench.document("store", {}, measured, 3, 0)
     assert document["results"]["write"]["trajectories_per_second"] == {"median": 200.0, "min": 100.0, "max": 900.0}
     assert "| write | **200** (100 to 900) | **2 MB** |" in bench.table(document)
 
@@ -75,7 +75,7 @@ def test_figures_are_medians_of_all_repetitions():
 def test_a_phase_that_fails_is_an_error_that_names_it():
     """Catches a figure of nothing: the filter of a store without a match measures no filter."""
     with pytest.raises(bench.EngineError, match="iterate_store ended with status 1"):
-        bench._repeat([bench.functools.partial(bench.phases.iterate_store, Path("nowhere"))])  # type: ignore[attr-defined]
+        bench.repeat([bench.functools.partial(bench.phases.iterate_store, Path("nowhere"))])  # type: ignore[attr-defined]
 
 
 def test_the_page_shows_the_tables_that_the_results_make():

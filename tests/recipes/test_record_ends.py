@@ -18,7 +18,8 @@ from envecho.errors import ConfigError, EngineError
 from envecho.recipes import record_command
 from envecho.recipes.record import RecordConfig, RecordReport, record
 from envecho.recipes.record_command import agent_environment, safe_argv
-from envecho.recipes.record_proxy import Upstream, is_model_route
+from envecho.recipes.record_proxy import Upstream
+from envecho.recipes.record_watcher import is_model_route
 from envecho.trajectory import StopReason, Trajectory
 from envecho.trajectory.store import read_trajectories
 
@@ -90,7 +91,7 @@ def test_ctrl_c_writes_what_came_and_stdout_is_the_commands(smollm2_server: Mode
     assert process.returncode == 130, error
     report = json.loads(rest)
     assert (report["num_calls"], report["command"]["how"]) == (1, "interrupted")
-    assert "1 model calls, 1 trajectories -> " in error
+    assert f"trajectories: 1 -> {out}" in error
     (found,) = read_trajectories(out)
     assert found.messages[-1].content == LOOK
 

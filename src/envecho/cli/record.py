@@ -123,7 +123,8 @@ def _print(report: RecordReport, out: Path, aside: Path) -> None:
         )
         return
     if report.num_trajectories:
-        say(f"{report.num_calls} model calls, {report.num_trajectories} trajectories -> {out}")
+        tokens = f" ({report.num_sampled_tokens:,} sampled tokens)" if report.num_sampled_tokens else ""
+        say(f"model calls: {report.num_calls}{tokens}, trajectories: {report.num_trajectories} -> {out}")
     for source in Source:
         if count := report.found.characters[source.value]:
             say(f"  {source.role.value:<12}{source.value:<19}{count:>12,} characters")

@@ -10,8 +10,11 @@ and signals (`record_command`), calls as trajectories (`record_export`).
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -23,7 +26,7 @@ from urllib.parse import urlsplit, urlunsplit
 from envecho.errors import ConfigError, DataError
 from envecho.formats.assemble import ImportOptions
 from envecho.formats.importing import ImportReport
-from envecho.recipes.record_command import Ended, agent_environment, run_command, safe_argv
+from envecho.recipes.record_command import Ended, agent_environment, run_command, safe_argv, signals_to
 from envecho.recipes.record_export import CapturedCall, Episode, Recorded, trajectories_of
 from envecho.recipes.record_proxy import Level, Measured, Proxy, Upstream, capture_proxy, measure
 from envecho.trajectory import StopReason, Trajectory
@@ -68,6 +71,7 @@ class RecordReport:
     level: str
     num_calls: int = 0
     num_failed_calls: int = 0
+    num_sampled_tokens: int = 0
     num_trajectories: int = 0
     num_aside: int = 0
     reward: float | None = None
@@ -98,15 +102,40 @@ def record(config: RecordConfig, argv: Sequence[str], say: Callable[[str], None]
     for finding in measured.findings:
         say(f"upstream: {finding}")
     began = time.time()
-    with capture_proxy(config.upstream, measured, max_calls=config.max_calls, temperature=config.temperature) as proxy:
-        environment, removed = agent_environment(
-            os.environ, url=proxy.url, key=proxy.key, upstream_key=config.upstream.api_key
-        )
-        say(f"recording model calls to {_shown(config.upstream)} at the level {measured.level!r}")
-        if removed:
-            say(f"taken out of the command's environment: {', '.join(removed)}")
-        ended = run_command(argv, environment, timeout_s=config.timeout_s)
-    return _written(config, argv, proxy, measured, ended, began)
+    with contextlib.ExitStack() as stack:
+        with capture_proxy(
+            config.upstream, measured, max_calls=config.max_calls, temperature=config.temperature
+        ) as proxy:
+            environment, removed = agent_environment(
+                os.environ, url=proxy.url, key=proxy.key, upstream_key=config.upstream.api_key
+            )
+            say(f"recording model calls to {_shown(config.upstream)} at the level {measured.level!r}")
+            if removed:
+                say(f"taken out of the command's environment: {', '.join(removed)}")
+            # From here on an impatient Ctrl-C must not cost what was captured.
+            stack.enter_context(signals_to(lambda number, frame: None))
+            ended = run_command(argv, environment, timeout_s=config.timeout_s)
+        try:
+            return _written(config, argv, proxy, measured, ended, began)
+        except Exception as error:
+            kept = _rescued(config.out, proxy)
+            raise DataError(
+                f"the {len(list(proxy.raw_calls()))} calls could not be written as trajectories: {error}; they are in "
+                f"{kept}, with the secrets that they hold, and `envecho import` reads them"
+            ) from error
+
+
+def _rescued(out: Path, proxy: Proxy) -> Path:
+    """Keep the calls as they are, where a folder takes them."""
+    text = "".join(json.dumps(call) + "\n" for call in proxy.raw_calls())
+    for folder in (out.absolute().parent, Path(tempfile.gettempdir())):
+        path = folder / f"{out.stem}-{uuid.uuid4().hex[:8]}.calls.jsonl"
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+            return path
+    raise DataError(f"{out}: no folder takes the captured calls")
 
 
 def _check_places(config: RecordConfig) -> None:
@@ -225,6 +254,7 @@ def _note_ids(calls: Sequence[CapturedCall], recorded: Recorded, measured: Measu
             "are text, good for the environment term and not for the policy's"
         )
         return
+    report.num_sampled_tokens = sum(len(call.completion_ids) for call in calls)
     without = sum(not call.has_ids for call in calls)
     if without:
         report.notes.append(f"{without} of {len(calls)} calls came without token ids, so their trajectories are text")
@@ -236,6 +266,12 @@ def _note_ids(calls: Sequence[CapturedCall], recorded: Recorded, measured: Measu
     elif any(m.sampled and m.sampled.temperature is None for t in recorded.agent for m in t.messages):
         report.notes.append(
             "the agent named no sampling temperature, so the policy term will refuse the file; --temperature pins one"
+        )
+    breaks = sum(len(_facts(trajectory).get("breaks", ())) for trajectory in recorded.agent)
+    if breaks:
+        report.notes.append(
+            f"{breaks} prompts do not continue the ids of an earlier call (another conversation, a rewritten history, "
+            "or a template that writes answers otherwise than they were sampled): each begins a branch"
         )
     report.notes += [
         f"{number} of the calls have no log-probs that fit their ids"

@@ -113,7 +113,7 @@ def run_command(argv: Sequence[str], environment: Mapping[str, str], *, timeout_
         if running and (own_group or number != signal.SIGINT or len(signals) > 2):
             tell(number if len(signals) < 3 else signal.SIGKILL)
 
-    with _handled(heard):
+    with signals_to(heard):
         try:
             process = subprocess.Popen(argv, env=dict(environment), process_group=0 if own_group else None)
         except OSError as error:
@@ -149,7 +149,7 @@ def _has_terminal() -> bool:
 
 
 @contextlib.contextmanager
-def _handled(handler: Callable[[int, Any], None]) -> Generator[None]:
+def signals_to(handler: Callable[[int, Any], None]) -> Generator[None]:
     """Let the handler hear the signals that end a program; in another thread than the main one nobody can."""
     if threading.current_thread() is not threading.main_thread():
         yield

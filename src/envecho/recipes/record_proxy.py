@@ -3,8 +3,7 @@
 The proxy of openenv 0.10 (openenv/core/harness/capture: server.py, sessions.py, graph.py) speaks the dialects of chat
 completions, Responses, Anthropic messages and Gemini, asks the upstream for ids and log-probs, and links calls by their
 prompts. It is served here by a server of our own, because its own runner binds every interface, and behind a watcher
-that refuses what is no model call and remembers what was asked but never answered. Not here: trajectories
-(`record_export`), the command (`record_command`).
+(`record_watcher`). Not here: trajectories (`record_export`), the command (`record_command`).
 """
 
 from __future__ import annotations
@@ -12,36 +11,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import json
 import logging
 import secrets
 import socket
 import threading
 import time
 import warnings
-from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from envecho.errors import ConfigError, DataError, EngineError
-from envecho.formats.turns import Turn, turns_of
+from envecho.formats.turns import Turn, paired, turns_of
 from envecho.recipes.record_export import CallRole, CapturedCall
+from envecho.recipes.record_watcher import Watcher
 
 Level = Literal["auto", "tokens", "text"]
 Provider = Literal["openai", "anthropic"]
 
 _LOGGERS: Final = ("intercept", "openenv.core.harness.capture.upstream", "uvicorn.error")
-_MODEL_ROUTES: Final = ("/chat/completions", "/messages", "/messages/count_tokens", "/responses")
-_GEMINI_ROUTES: Final = (":generatecontent", ":streamgeneratecontent", ":counttokens")
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 2
 _INSTALL: Final = "recording needs OpenEnv's capture proxy: pip install 'envecho[openenv]'"
-
-Scope = Mapping[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,102 +43,6 @@ class Upstream:
     model: str | None = None
     api_key: str | None = field(default=None, repr=False)
     provider: Provider = "openai"
-
-
-@dataclass(kw_only=True)
-class _Heard:
-    """One request; `messages` are None where they cannot be read."""
-
-    messages: list[dict[str, Any]] | None
-    status: int | None = None
-
-
-@dataclass(kw_only=True)
-class Watcher:
-    """An ASGI application around the proxy: `refused` are requests by path, `unknown_keys` those of strangers."""
-
-    application: Application
-    read_messages: Callable[[str, Mapping[str, str], Mapping[str, Any]], list[dict[str, Any]] | None]
-    requests: list[_Heard] = field(default_factory=list[_Heard])
-    refused: Counter[str] = field(default_factory=Counter[str])
-    failures: Counter[str] = field(default_factory=Counter[str])
-    unknown_keys: int = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on; one that is no model call is answered here, since the proxy would take it for a chat."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].startswith("/sessions"):
-            await self.application(scope, receive, send)
-            return
-        if not is_model_route(scope["path"]):
-            self.refused[scope["path"]] += 1
-            await _refuse(scope["path"], send)
-            return
-        body = await _body(receive)
-        heard = self._hear(scope, body)
-        failure = bytearray()
-
-        async def again() -> dict[str, Any]:
-            nonlocal body
-            if body is None:
-                return await receive()
-            first, body = body, None
-            return {"type": "http.request", "body": first, "more_body": False}
-
-        async def seen(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                heard.status = message["status"]
-            elif heard.status is not None and heard.status >= 400 and len(failure) < 2000:
-                failure.extend(message.get("body", b""))
-            await send(message)
-
-        await self.application(scope, again, seen)
-        if heard.status == 401:
-            self.unknown_keys += 1
-        elif heard.status is not None and heard.status >= 400:
-            self.failures[f"{heard.status}: {_words(bytes(failure))}"] += 1
-
-    def _hear(self, scope: Scope, body: bytes | None) -> _Heard:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        messages = None
-        with contextlib.suppress(ValueError):
-            data = json.loads(body or b"")
-            messages = self.read_messages(scope["path"], headers, data) if isinstance(data, dict) else None
-        heard = _Heard(messages=messages)
-        if not scope["path"].lower().endswith(("count_tokens", ":counttokens")):
-            self.requests.append(heard)
-        return heard
-
-
-def is_model_route(path: str) -> bool:
-    """Whether the proxy can answer and capture a request to this path."""
-    lowered = path.lower().rstrip("/")
-    return lowered.endswith(_MODEL_ROUTES) or any(mark in lowered for mark in _GEMINI_ROUTES)
-
-
-async def _body(receive: Receive) -> bytes | None:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        body.extend(message.get("body", b""))
-        if not message.get("more_body"):
-            return bytes(body)
-
-
-async def _refuse(path: str, send: Send) -> None:
-    words = f"envecho record passes chat calls to the model on, and nothing else; it does not know POST {path}"
-    body = json.dumps({"error": {"message": words, "type": "invalid_request_error"}}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 404, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _words(body: bytes) -> str:
-    with contextlib.suppress(ValueError, AttributeError):
-        error = json.loads(body).get("error")
-        return str(error.get("message") if isinstance(error, dict) else error)[:300]
-    return body.decode(errors="replace")[:300]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +57,23 @@ class Proxy:
     def calls(self) -> list[CapturedCall]:
         """Return the answered calls, in the order of their answers."""
         return captured_calls(self.session)
+
+    def raw_calls(self) -> Iterator[dict[str, Any]]:
+        """Yield the answered calls as they were captured, in lines that `envecho import` reads."""
+        for node in self.session.graph.nodes():
+            if not node.prompt_ids:
+                yield {"messages": [*node.request_messages, node.response_message], "tools": node.request_tools}
+                continue
+            yield {
+                "episode": self.session.session_id,
+                "prompt_ids": node.prompt_ids,
+                "completion_ids": node.sampled_ids,
+                "logprobs": node.sampled_logprobs,
+                "temperature": node.sampling_params.get("temperature"),
+                "messages": node.request_messages,
+                "response": node.response_message,
+                "tools": node.request_tools,
+            }
 
     def final_turns(self) -> tuple[Turn, ...]:
         """Return the messages behind the last call that a request showed and no model answered."""
@@ -195,7 +107,7 @@ def captured_calls(session: Any) -> list[CapturedCall]:
             roles |= dict.fromkeys(row["node_ids"], role) if row["role"] == role else {}
     return [
         CapturedCall(
-            request=tuple(turns_of(node.request_messages)),
+            request=tuple(_request(node.request_messages)),
             answer=turns_of([{"role": "assistant", **node.response_message}])[-1],
             # A discarded answer has no successor, so a path that ends elsewhere never shows it.
             role=roles.get(node.node_id, "discarded"),
@@ -208,6 +120,18 @@ def captured_calls(session: Any) -> list[CapturedCall]:
         )
         for node in nodes
     ]
+
+
+def _request(messages: list[dict[str, Any]]) -> list[Turn]:
+    """The turns of a request; a result that names no call of it (Gemini's have no ids) is paired by its place."""
+    turns = turns_of(messages)
+    known = {call.id for turn in turns for call in turn.tool_calls}
+    return paired(
+        [
+            replace(turn, tool_call_id=None) if turn.kind == "tool" and turn.tool_call_id not in known else turn
+            for turn in turns
+        ]
+    )
 
 
 def _temperature(params: Mapping[str, Any]) -> float | None:
