@@ -217,6 +217,10 @@ def _task(trajectory: Trajectory) -> str:
 
 
 def _tool_names(trajectory: Trajectory) -> list[str]:
+    """The names of the tools; where they stand in the text, a rollout keeps their names in the metadata."""
+    named = trajectory.metadata.get("tools")
+    if not trajectory.tools and isinstance(named, list):
+        return [str(name) for name in cast("list[Any]", named)]
     return [str(tool.get("function", tool).get("name")) for tool in trajectory.tools]
 
 
