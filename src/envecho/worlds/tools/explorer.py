@@ -23,7 +23,7 @@ from envecho.worlds.tools.domain import Domain
 from envecho.worlds.tools.ledger import Ledger
 from envecho.worlds.tools.rows import SqlRows
 
-OPERATIONS = {"lookup": 3, "filter": 4, "sort": 4, "slice": 3, "change": 4, "error": 1}
+OPERATIONS = {"lookup": 3, "filter": 4, "sort": 4, "slice": 3, "change": 8, "error": 1}
 """What a derivable call does, and how often it is taken where there is a choice."""
 
 DERIVABLE_SHARE = 0.6
@@ -34,7 +34,7 @@ _WRONG_SHARE = 0.04
 _VARIATION_SHARE = 0.4
 _WHOLE_LIST_SHARE = 0.6
 _PAGING = ("limit", "offset")
-_FIRST_WEIGHTS = {"list": 6, "record": 2, "write": 1}
+_FIRST_WEIGHTS = {"list": 6, "record": 2, "write": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,9 @@ class _Drawing:
         """Draw a call, make it, and label its answer."""
         call, foretold = self._choose()
         tool = self._domain.tools[call.name]
+        labels = {"view": "first"}
+        if foretold is not None:
+            labels = {"view": "derivable", "operation": self._operation(call, foretold)}
         answer = call_database(self._domain, self.rows.connection, call)
         self._ledger.observe(call, answer)
         if not answer.is_error:
@@ -73,9 +76,22 @@ class _Drawing:
         self._drawn[str(call)] = call
         if tool.where is not None and not answer.is_error:
             self._lists.append(call)
-        if foretold is not None:
-            return PlannedCall(call=call, labels={"view": "derivable", "operation": _operation(tool, call, answer)})
-        return PlannedCall(call=call, labels={"view": "other" if answer.is_error else "first"})
+        if foretold is None and answer.is_error:
+            labels = {"view": "other"}
+        return PlannedCall(call=call, labels=labels)
+
+    def _operation(self, call: CallText, answer: Answer) -> str:
+        """Name what a derivable call does; a list that was shown under the same filters is sliced anew."""
+        tool = self._domain.tools[call.name]
+        if answer.is_error:
+            return "error"
+        if tool.where is None:
+            return "change" if tool.writes else "lookup"
+        if "sort" in call.arguments:
+            return "sort"
+        wanted = tool.where(call.arguments)
+        again = any(past.name == call.name and tool.where(past.arguments) == wanted for past in self._lists)
+        return "slice" if again else "filter"
 
     def _reads(self, call: CallText, tables: tuple[str, ...]) -> bool:
         """Say whether a call may be answered otherwise after a change of these tables."""
@@ -91,8 +107,7 @@ class _Drawing:
             if foretold is None:
                 new.append(call)
             else:
-                operation = _operation(self._domain.tools[call.name], call, foretold)
-                known.setdefault(operation, []).append((call, foretold))
+                known.setdefault(self._operation(call, foretold), []).append((call, foretold))
         if set(known) - {"error"} and (not new or self._rng.random() < DERIVABLE_SHARE):
             operation = self._rng.choices(list(known), [OPERATIONS[name] for name in known])[0]
             return self._rng.choice(known[operation])
@@ -162,14 +177,3 @@ def _kind(tool: Tool) -> str:
     if tool.writes:
         return "write"
     return "list" if tool.where is not None else "record"
-
-
-def _operation(tool: Tool, call: CallText, answer: Answer) -> str:
-    """Name what a derivable call does."""
-    if answer.is_error:
-        return "error"
-    if tool.where is None:
-        return "change" if tool.writes else "lookup"
-    if "sort" in call.arguments:
-        return "sort"
-    return "filter" if tool.where(call.arguments) else "slice"
