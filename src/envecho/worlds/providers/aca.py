@@ -11,10 +11,10 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-from envecho.errors import WorldError
+from envecho.errors import ConfigError, WorldError
 from envecho.worlds.providers.container import ContainerHost, missing_sdk
 from envecho.worlds.providers.ledger import Entry, Ledger
-from envecho.worlds.providers.provider import HostSpec
+from envecho.worlds.providers.provider import HostSpec, is_address_range
 
 NAME: Final = "aca"
 PACKAGE: Final = "'openenv[aca]'"
@@ -26,7 +26,13 @@ def make_host(spec: HostSpec, ledger: Ledger, *, adapter: Any = None) -> Contain
     """Return a sandbox to start; `adapter` stands in for the SDK in tests, as the provider provides for.
 
     Its port is public, as every port is that OpenEnv's client can reach there: the URL is the only secret.
+
+    Raises:
+        ConfigError: an allowed host is an address; ACA's rules are of names.
     """
+    addresses = [host for host in spec.allow if is_address_range(host)]
+    if addresses:
+        raise ConfigError(f"{NAME}: its rules are of host names, found the addresses {', '.join(addresses)}")
 
     def make() -> Any:
         from openenv.core.containers.runtime.aca_provider import ACASandboxProvider

@@ -13,8 +13,7 @@ from typing import Any, Final
 from envecho.errors import WorldError
 from envecho.worlds.providers.container import ContainerHost, missing_sdk, sandbox_of
 from envecho.worlds.providers.ledger import Entry, Ledger
-from envecho.worlds.providers.modal import is_address_range
-from envecho.worlds.providers.provider import HostSpec
+from envecho.worlds.providers.provider import HostSpec, is_address_range
 
 NAME: Final = "daytona"
 PACKAGE: Final = "'daytona>=0.226'"

@@ -7,18 +7,17 @@ it forbids the port that the server needs. The sandbox bears its key as its name
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any, Final
 
 from envecho.worlds.providers.container import ContainerHost, missing_sdk
 from envecho.worlds.providers.ledger import Entry, Ledger
-from envecho.worlds.providers.provider import HostSpec
+from envecho.worlds.providers.provider import HostSpec, is_address_range
 
 NAME: Final = "modal"
 PACKAGE: Final = "'modal>=1.4'"
 APP: Final = "envecho"
-LIFETIME_SECONDS: Final = 24 * 3600
+LIFETIME_SECONDS: Final = 2 * 3600
 
 
 def make_host(spec: HostSpec, ledger: Ledger, *, adapter: Any = None) -> ContainerHost:
@@ -47,15 +46,6 @@ def egress_options(spec: HostSpec) -> Mapping[str, list[str]]:
         "outbound_domain_allowlist": [host for host in spec.allow if host not in ranges],
         "outbound_cidr_allowlist": ranges,
     }
-
-
-def is_address_range(host: str) -> bool:
-    """Return whether this is an address or a range of addresses, not a name."""
-    try:
-        ipaddress.ip_network(host, strict=False)
-    except ValueError:
-        return False
-    return True
 
 
 def remove(entry: Entry) -> None:

@@ -86,7 +86,7 @@ class ProcessHost:
         ready, _, _ = select.select([process.stdout], [], [], self._spec.start_seconds)
         line = process.stdout.readline() if ready else ""
         if not line:
-            why = "said nothing" if process.poll() is None else f"ended with status {process.wait()}"
+            why = f"ended with status {process.wait()}" if ready else f"said nothing for {self._spec.start_seconds:g} s"
             raise WorldError(f"`envecho serve {self._spec.world}` {why}; its standard error says more")
         return json.loads(line)
 
@@ -97,7 +97,7 @@ def remove(entry: Entry) -> None:
     Raises:
         WorldError: it runs on after SIGKILL.
     """
-    for pid in _holders(entry.key):
+    for pid in holders_of(entry.key):
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -107,17 +107,21 @@ def remove(entry: Entry) -> None:
             raise WorldError(f"process {pid} runs on after SIGKILL")
 
 
-def _holders(key: str) -> list[int]:
-    """Return the processes whose environment holds the key: the server, and nothing that runs in a world."""
+def holders_of(key: str) -> list[int]:
+    """Return the processes whose environment holds the key and whose parent's does not: the server, if it runs.
+
+    What the server starts may inherit the key, and ends with it.
+    """
     wanted = f"{KEY_VARIABLE}={key}".encode()
-    found: list[int] = []
+    parents: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         with suppress(OSError):  # it ended, or is another user's
             if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+                stat = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+                parents[int(folder.name)] = int(stat[1])
+    return [pid for pid, parent in parents.items() if parent not in parents]
 
 
 def _wait_until_gone(pid: int, seconds: float) -> bool:

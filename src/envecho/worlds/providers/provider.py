@@ -5,6 +5,7 @@ Not here: any provider, and which there are (`known`).
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import secrets
 import shlex
@@ -128,3 +129,12 @@ def require_open(spec: HostSpec, provider: str, why: str) -> None:
             f"{provider}: {asked}, which cannot be kept: {why}. Take another provider, or allow every host with "
             f"'{EVERYWHERE}' where that is acceptable"
         )
+
+
+def is_address_range(host: str) -> bool:
+    """Return whether this is an address or a range of addresses, not a name."""
+    try:
+        ipaddress.ip_network(host, strict=False)
+    except ValueError:
+        return False
+    return True
