@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from envecho.errors import ConfigError, EnvechoError
@@ -65,11 +66,7 @@ def make_app(
         WorldObservation,
     )
 
-    world = suite.make_world(split, 0)
-    try:
-        tools = world.reset(seed=0).tools
-    finally:
-        world.close()
+    tools = _tools_of_first_task(suite, split)
     served = ServedSuite(suite=suite, split=split, tools=tools)
     options: dict[str, Any] = {
         "env": environment_factory(served),
@@ -102,6 +99,14 @@ def end_sessions(app: FastAPI) -> int:
 
     served: ServedSuite = app.state.served
     return close_running(list(served.running), _STEP_GRACE_SECONDS)
+
+
+def _tools_of_first_task(suite: TaskSuite, split: str) -> tuple[Mapping[str, Any], ...]:
+    world = suite.make_world(split, 0)
+    try:
+        return world.reset(seed=0).tools
+    finally:
+        world.close()
 
 
 def _complete(app: FastAPI, served: ServedSuite) -> None:
