@@ -66,20 +66,20 @@ class Reader:
             if value is not None:
                 parts += self._by_rule(path, value, rule, observation)
         known = {**self._map.fields, **self._map.reset_fields}
-        for path, value in _unnamed(observation, known):
-            self._tell_unmapped(path)
-            parts.append([_unmapped_segment(path, value)])
+        unnamed = list(_unnamed(observation, known))
+        self._tell_unmapped([path for path, _ in unnamed])
+        parts += [[_unmapped_segment(path, value)] for path, value in unnamed]
         return tuple(_with_tool(segment, tool) for segment in _joined([self._capped(part) for part in parts]))
 
-    def _tell_unmapped(self, path: str) -> None:
-        if path in self.unmapped:
-            return
-        self.unmapped.add(path)
-        warnings.warn(
-            f"{self._where}: the map {self._map.name!r} does not name the field {path!r}; its text is shown as the "
-            "harness's and not trained. `envecho check-world URL` proposes a map",
-            stacklevel=2,
-        )
+    def _tell_unmapped(self, paths: Sequence[str]) -> None:
+        new = [path for path in paths if path not in self.unmapped]
+        if new:
+            self.unmapped.update(new)
+            warnings.warn(
+                f"{self._where}: the map {self._map.name!r} does not name {', '.join(new)}; their text is shown as the "
+                "harness's (a grader's by its name) and not trained. `envecho check-world URL` proposes a map",
+                stacklevel=2,
+            )
 
     def _by_rule(self, path: str, value: Any, rule: FieldRule, observation: Mapping[str, Any]) -> list[list[Segment]]:
         """Return the segments of each text of a field, of which there are several where it is a list."""

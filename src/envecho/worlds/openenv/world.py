@@ -18,7 +18,6 @@ from typing import Any, Final, final
 from envecho.errors import WorldError, WorldLostError
 from envecho.seam import Observation
 from envecho.trajectory import CALL_LABEL, CallOutcome, Segment, Source
-from envecho.trajectory.roles import Role
 from envecho.worlds.openenv.actions import ActionWriter, NotSent, Sent, call_misfit
 from envecho.worlds.openenv.connection import Connection, Overdue, Refusal, Reply
 from envecho.worlds.openenv.facts import ServerFacts
@@ -138,7 +137,7 @@ class OpenEnvWorld:
             raise WorldError(f"{self._facts.address}: the episode of {self._task.id} was over when it began")
         segments = self._reader.read_reset(reply.observation)
         self._tools = self._list_tools() if self._map.action.kind == "mcp" else ()
-        if not any(segment.source.role is Role.CONTEXT for segment in segments):
+        if not any(segment.source in (Source.TASK, Source.SYSTEM) for segment in segments):
             stated = self._map.instruction or self._facts.description or self._facts.title
             segments = (Segment(source=Source.TASK, text=f"{stated}\n" if segments else stated), *segments)
         return Observation(
