@@ -15,9 +15,11 @@ import pytest
 from recorded_model import ModelServer
 
 from envecho.errors import ConfigError, EngineError
+from envecho.recipes import record as recipe
 from envecho.recipes import record_command
 from envecho.recipes.record import RecordConfig, RecordReport, record
 from envecho.recipes.record_command import agent_environment, safe_argv
+from envecho.recipes.record_export import trajectories_of
 from envecho.recipes.record_proxy import Upstream
 from envecho.recipes.record_watcher import is_model_route
 from envecho.trajectory import StopReason, Trajectory
@@ -94,6 +96,21 @@ def test_ctrl_c_writes_what_came_and_stdout_is_the_commands(smollm2_server: Mode
     assert f"trajectories: 1 -> {out}" in error
     (found,) = read_trajectories(out)
     assert found.messages[-1].content == LOOK
+
+
+def test_a_second_ctrl_c_does_not_cost_the_file(
+    smollm2_server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches an impatient user who loses an agent's hours while they are written."""
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return trajectories_of(*arguments, **options)
+
+    monkeypatch.setattr(recipe, "trajectories_of", interrupted)
+    smollm2_server.reset(script)
+    (found,), report = run(smollm2_server, tmp_path / "out.parquet", [*AGENT, "plain", "Look."])
+    assert (len(found.messages), report.status) == (4, 0)
 
 
 @pytest.mark.parametrize(

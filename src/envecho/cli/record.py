@@ -82,7 +82,7 @@ def command(argv: tuple[str, ...], out: Path, as_json: bool, max_calls: int | No
     sys.stdout.flush()
     _print(report, config.out, config.aside)
     if as_json:
-        click.echo(json.dumps(report.as_json()))
+        click.echo("\n" + json.dumps(report.as_json()))  # the command may have left its last line open
     sys.exit(report.status)
 
 

@@ -188,7 +188,7 @@ def _written(
         reward=report.reward,
         stop_reason=_stop_reason(proxy, ended),
         facts={name: value for name, value in facts.items() if value is not None},
-        final=proxy.final_turns(),
+        final=proxy.final_turns(calls),
     )
     options = replace(config.options, text_only=config.options.text_only or measured.level != "tokens")
     recorded = trajectories_of(calls, episode, options, exact=not options.text_only)

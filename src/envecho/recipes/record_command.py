@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from envecho.errors import ConfigError
@@ -94,9 +95,9 @@ def run_command(argv: Sequence[str], environment: Mapping[str, str], *, timeout_
     Raises:
         ConfigError: it cannot be started.
     """
-    # A command with a terminal for its input has to stay in this process group to read from it; any other gets a group
-    # of its own, so that its own children can be reached.
-    own_group = not _has_terminal()
+    # In the foreground of a terminal a command has to stay in this process group to read from it, and the terminal
+    # signals the whole group. Anywhere else it gets a group of its own, which signals reach as a whole.
+    own_group = not _in_foreground()
     started = time.monotonic()
     running: list[subprocess.Popen[bytes]] = []
     signals: list[int] = []
@@ -132,20 +133,44 @@ def _wait(process: subprocess.Popen[bytes], tell: Callable[[int], None], timeout
     try:
         process.wait(timeout_s)
     except subprocess.TimeoutExpired:
+        family = descendants(process.pid)
         tell(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE_SECONDS)
         tell(signal.SIGKILL)
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
         return True
     return False
 
 
-def _has_terminal() -> bool:
+def descendants(pid: int) -> list[int]:
+    """Return the processes below one, as far as /proc tells; nothing where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found = list(children.get(pid, ()))
+    for child in found:  # grows while it is read
+        found += children.get(child, ())
+    return found
+
+
+def _in_foreground() -> bool:
+    """Whether a terminal sends its signals to this process group."""
     try:
-        return os.isatty(0)
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -75,12 +75,17 @@ class Proxy:
                 "tools": node.request_tools,
             }
 
-    def final_turns(self) -> tuple[Turn, ...]:
-        """Return the messages behind the last call that a request showed and no model answered."""
+    def final_turns(self, calls: Sequence[CapturedCall]) -> tuple[Turn, ...]:
+        """Return the messages behind the agent's last call that a request showed and no model answered.
+
+        Args:
+            calls: as `calls` returns them.
+        """
         nodes = self.session.graph.nodes()
-        if not nodes:
+        work = [node for node, call in zip(nodes, calls, strict=True) if call.role == "agent"]
+        if not work:
             return ()
-        asked = nodes[-1].request_messages
+        asked = work[-1].request_messages
         answered = [node.request_messages for node in nodes]
         for heard in reversed(self.watcher.requests):
             shown = heard.messages
