@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from world_server import WorldServer
+from world_server import EXAMPLE_TASKS, WorldServer
 
 
 def _served(tmp_path_factory: pytest.TempPathFactory, *arguments: str) -> Iterator[WorldServer]:
@@ -41,8 +40,13 @@ def faulty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorldSer
     yield from _served(tmp_path_factory, "served_worlds:FaultyWorld")
 
 
-def generic_client(url: str) -> Any:
-    """Return OpenEnv's own client for any environment, synchronous."""
-    from openenv.core.generic_client import GenericEnvClient
+@pytest.fixture(scope="session")
+def tools_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorldServer]:
+    """The tool world."""
+    yield from _served(tmp_path_factory, "tools")
 
-    return GenericEnvClient(base_url=url).sync()
+
+@pytest.fixture(scope="session")
+def tasks_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorldServer]:
+    """A folder of tasks in Harbor's format."""
+    yield from _served(tmp_path_factory, str(EXAMPLE_TASKS))

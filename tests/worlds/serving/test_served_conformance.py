@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from served_worlds import CounterSuite
-from world_server import WorldServer
+from world_server import EXAMPLE_TASKS, WorldServer
 
+from envecho.rollout import EpisodeJob
+from envecho.rollout.episode import run_episode
 from envecho.seam import TaskSuite, World
 from envecho.worlds.check import check_world
 from envecho.worlds.openenv.suite import open_openenv
@@ -85,3 +87,31 @@ def test_a_served_suite_has_the_tasks_of_the_suite_in_process(world_name: str, s
         world = served_suite.make_world(split, 1)
         assert world.reset(seed=1).metadata["task_id"] == suite.task_id(split, 1)
         world.close()
+
+
+@pytest.mark.parametrize("policy", ["oracle", "explore"])
+@pytest.mark.parametrize(
+    ("server", "name", "numbers"),
+    [("tools_server", "tools", (0, 1, 2)), ("tasks_server", str(EXAMPLE_TASKS), (1, 4))],
+    ids=["tools", "tasks"],
+)
+def test_what_a_script_meets_in_process_it_meets_on_a_server(
+    server: str, name: str, numbers: Sequence[int], policy: str, request: pytest.FixtureRequest
+):
+    """Catches a world that answers otherwise, offers other tools or grades otherwise where it is served."""
+    suite = open_suite(name)
+    served = open_openenv(request.getfixturevalue(server).url, SuiteOptions())
+    for number in numbers:
+        job = EpisodeJob(
+            id="script",
+            task_id=suite.task_id("train", number),
+            seed=1,
+            make_world=lambda number=number: suite.make_world("train", number),
+            make_policy=lambda number=number: suite.scripted_policy("train", number, policy=policy, seed=1),
+        )
+        episode = run_episode(job)
+        actions = [message.content for message in episode.messages if message.role == "assistant"]
+        assert actions
+        local = play(suite.make_world("train", number), actions)
+        assert local == play(served.make_world("train", number), actions)
+        assert policy == "explore" or local[-1][1:3] == (True, 1.0)

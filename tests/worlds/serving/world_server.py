@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
+EXAMPLE_TASKS = FOLDER.parents[2] / "examples" / "tasks"
 SERVE = "from envecho.cli.serve import command; command()"
 PATIENCE_SECONDS = 60.0
 
