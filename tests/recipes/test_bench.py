@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from envecho.cli.main import main
+from envecho.errors import WorldLostError
 from envecho.formats import ImportReport, import_traces
-from envecho.recipes import bench
+from envecho.recipes import bench, bench_rollout
 from envecho.recipes.bench_material import FORMATS, small_trajectories, write_traces
 
 ROOT = Path(__file__).parents[2]
@@ -94,3 +95,44 @@ def test_the_committed_figures_keep_what_is_promised():
     rates = [found["tokens_per_second"]["min"] for title, found in masks.items() if title.startswith("text to masks")]
     assert len(rates) == len(FORMATS)
     assert min(rates) >= 100_000
+
+
+def test_the_loop_is_measured_for_each_number_of_worlds(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Catches worlds that do not run at once, and a world's own time that counts as the loop's."""
+    out = tmp_path / "rollout.json"
+    arguments = ("--part", "script", "--worlds", "1,4", "--steps", 5, "--step-seconds", "0.02", "--repetitions", 1)
+    assert run("rollout", *arguments, "--out", out) == 0
+    document = json.loads(out.read_text())
+    assert bench.table(document) in capsys.readouterr().out
+    assert list(document["results"]) == ["script, 20 ms a step, 1 world", "script, 20 ms a step, 4 worlds"]
+    one, four = ({key: v["median"] for key, v in found.items()} for found in document["results"].values())
+    assert 20 <= one["step_milliseconds_p50"] < 40
+    assert one["gap_microseconds_p50"] < 5_000
+    assert one["steps_per_second"] <= 50
+    assert four["steps_per_second"] > 2 * one["steps_per_second"]
+    assert four["num_threads"] >= one["num_threads"] + 3
+    assert 0.5 < four["world_fraction"] <= 1
+
+
+def test_a_served_world_is_measured_over_loopback_and_its_server_ends():
+    """Catches a figure for served worlds that never left the process, and a server that outlives the command."""
+    with bench_rollout.null_server(2, 4) as url:
+        served = bench_rollout.run_served(4, 2, url, 0)
+    null = bench_rollout.run_scripts(4, 2, 0.0, 0)
+    assert served["step_milliseconds_p50"] > 10 * null["step_milliseconds_p50"]
+    with pytest.raises(WorldLostError):
+        bench_rollout.run_served(1, 2, url, 0)
+
+
+@pytest.mark.parametrize("schedule", ["lockstep", "ready"])
+def test_every_step_of_a_model_is_measured_with_the_decoding_before_it(schedule):
+    """Catches a model that is measured without its turns: 20 ms of decoding lie before each action."""
+    found = bench_rollout.run_model(4, 3, 0.002, schedule, 0)
+    assert found["gap_microseconds_p50"] >= 20_000
+
+
+@pytest.mark.parametrize(("option", "value"), [("--worlds", "many"), ("--worlds", "0"), ("--step-seconds", "-1")])
+def test_numbers_that_measure_nothing_are_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]):
+    """Catches a bench of no world, and one that sleeps backwards."""
+    assert run("rollout", option, value) == 2
+    assert option in capsys.readouterr().err

@@ -18,6 +18,7 @@ _repetitions = click.option(
 )
 _seed = click.option("--seed", type=int, default=0, show_default=True, help="Draws the material.")
 _out = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON here too.")
+_ROLLOUT_PARTS = ("script", "served", "model")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -53,6 +54,39 @@ def bench_store(num: int, out: Path | None, as_json: bool, **how: Any) -> None:
     from envecho.recipes import bench
 
     _show(bench.bench_store(num=num, **how), out, as_json)
+
+
+@command.command("rollout")
+@click.option("--worlds", default="1,4,16,64,256", show_default=True, help="How many worlds run at once, each in turn.")
+@click.option("--steps", type=click.IntRange(min=2), default=20, show_default=True, help="Actions of an episode.")
+@click.option("--step-seconds", default="0,0.01", show_default=True, help="How long a world sleeps in a step.")
+@click.option(
+    "--part", "parts", multiple=True, default=_ROLLOUT_PARTS, show_default=True,
+    type=click.Choice(_ROLLOUT_PARTS), help="What acts, and where; may be given more than once.",
+)  # fmt: skip
+@_repetitions
+@_seed
+@_out
+@_json
+def bench_rollout(worlds: str, step_seconds: str, out: Path | None, as_json: bool, **how: Any) -> None:
+    """Measure what the episode loop costs beside the worlds, for numbers of worlds at once."""
+    from envecho.recipes import bench_rollout as measure
+
+    numbers = [int(number) for number in _numbers("--worlds", worlds)]
+    if not all(numbers):
+        raise click.UsageError(f"--worlds is {worlds!r}, expected whole numbers of at least 1")
+    seconds = _numbers("--step-seconds", step_seconds)
+    _show(measure.bench_rollout(worlds=numbers, step_seconds=seconds, **how), out, as_json)
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 0:
+        raise click.UsageError(f"{name} is {text!r}, expected numbers with commas between them, such as 1,4,16")
+    return found
 
 
 def _show(document: Mapping[str, Any], out: Path | None, as_json: bool) -> None:

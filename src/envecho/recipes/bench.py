@@ -35,6 +35,15 @@ UNITS: Final = {
     "trajectories_per_second": "trajectories/s",
     "tokens_per_second": "tokens/s per core",
     "microseconds_per_trajectory": "µs per trajectory",
+    "steps_per_second": "steps/s",
+    "world_fraction": "worlds at work, share of the time",
+    "gap_microseconds_p50": "answer to next action, µs, p50",
+    "gap_microseconds_p95": "p95 of it",
+    "step_milliseconds_p50": "step of a world, ms, p50",
+    "step_milliseconds_p95": "p95 of it",
+    "start_and_end_milliseconds_p50": "start and end of a world, ms, p50",
+    "processor_microseconds": "processor, µs per step",
+    "num_threads": "threads",
     "peak_memory_bytes": "peak memory",
     "bytes_on_disk": "bytes on disk",
 }
@@ -55,7 +64,7 @@ def bench_import(*, num_bytes: int, repetitions: int, seed: int, model: str, fol
         say("making traces")
         material = _run(functools.partial(phases.make_traces, place / "traces", num_bytes, seed))
         measured = {
-            f"import, {num} process{'es' if num > 1 else ''}": _repeat(
+            f"import, {num} process{'es' if num > 1 else ''}": repeat(
                 [functools.partial(phases.import_traces, place / "traces", place / "out.parquet", num)] * repetitions
             )
             for num in (1, 2)
@@ -65,8 +74,8 @@ def bench_import(*, num_bytes: int, repetitions: int, seed: int, model: str, fol
                 functools.partial(phases.tokenise, place / f"text-{form}", form, model, seed + 1 + number)
                 for number in range(repetitions)
             ]
-            measured[f"text to masks, {form}"] = _repeat(every)
-    return _document("import", {**material, "model": model}, measured, repetitions, seed)
+            measured[f"text to masks, {form}"] = repeat(every)
+    return document("import", {**material, "model": model}, measured, repetitions, seed)
 
 
 def bench_store(*, num: int, repetitions: int, seed: int, folder: Path | None) -> dict[str, Any]:
@@ -82,12 +91,13 @@ def bench_store(*, num: int, repetitions: int, seed: int, folder: Path | None) -
             "copy what passes": functools.partial(phases.copy_store, store, place / "copy"),
             "split": functools.partial(phases.split, store, place / "split"),
         }
-        measured = {title: _repeat([phase] * repetitions, title) for title, phase in steps.items()}
+        measured = {title: repeat([phase] * repetitions, title) for title, phase in steps.items()}
         size = sum(file.stat().st_size for file in store.glob("*.parquet"))
-    return _document("store", {"num_trajectories": num, "bytes_on_disk": size}, measured, repetitions, seed)
+    return document("store", {"num_trajectories": num, "bytes_on_disk": size}, measured, repetitions, seed)
 
 
-def _repeat(every: Sequence[Phase], title: str = "") -> dict[str, list[float]]:
+def repeat(every: Sequence[Phase], title: str = "") -> dict[str, list[float]]:
+    """Run each phase in a process of its own and return its figures by name, in order."""
     found: dict[str, list[float]] = {}
     for number, phase in enumerate(every, start=1):
         measured = _run(phase)
@@ -127,13 +137,14 @@ def _in_process(connection: Connection, phase: Phase) -> None:
     connection.send({**measured, "peak_memory_bytes": peak_memory_bytes() + measured.pop("workers_bytes", 0)})
 
 
-def _document(
+def document(
     name: str,
     material: Mapping[str, Any],
     measured: Mapping[str, Mapping[str, list[float]]],
     repetitions: int,
     seed: int,
 ) -> dict[str, Any]:
+    """Return a measurement as it is written: what was measured, where, and medians with their spread."""
     return {
         "format": f"envecho.bench.{name}",
         "version": 1,
@@ -192,4 +203,8 @@ def _cell(key: str, value: Mapping[str, float]) -> str:
 def _number(key: str, value: float) -> str:
     if key == "peak_memory_bytes":
         return f"{value / 1e6:,.0f} MB"
+    if key == "num_threads":
+        return f"{value:,.0f}"
+    if key == "world_fraction" or 0 < value < 0.1:
+        return f"{value:.2g}"
     return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
