@@ -8,6 +8,14 @@ from typing import Any
 
 import click
 
+_TROUBLE = {
+    "num_lost": "connections lost",
+    "num_retried": "starts tried again",
+    "num_capacity_waits": "waits for room in a full server",
+    "num_deadlines": "ended by a deadline of the rollout",
+    "num_abandoned": "calls that did not come back and were left alone",
+}
+
 
 @click.command("collect")
 @click.option(
@@ -50,6 +58,17 @@ import click
     "--max-turns", type=click.IntRange(min=1), default=16, show_default=True, help="Actions of an episode at most."
 )
 @click.option(
+    "--tool-protocol", type=click.Choice(["text", "template"]), default="text", show_default=True,
+    help="How a world's tools and calls stand in the messages: as text, for every model, or as a chat template's own.",
+)  # fmt: skip
+@click.option(
+    "--command-seconds", type=click.FloatRange(min=0, min_open=True),
+    help="What one action may take; the world's own bound without this.",
+)  # fmt: skip
+@click.option(
+    "--episode-seconds", type=click.FloatRange(min=0, min_open=True), help="What an episode may take; no bound without."
+)
+@click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The .parquet file to write."
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
@@ -65,17 +84,26 @@ def command(out: Path, overwrite: bool, as_json: bool, families: str, **options:
     envecho collect --world examples/tasks --policy oracle --num 12 --out tasks.parquet
     """
     from envecho.errors import ConfigError
-    from envecho.recipes.collect import CollectConfig, collect_to_file
+    from envecho.recipes.collect import REPLAY, CollectConfig, collect_to_file, replay_to_file
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; pass --overwrite to replace it, or another --out")
     config = CollectConfig(families=tuple(filter(None, map(str.strip, families.split(",")))), **options)
-    counts = collect_to_file(config, out)
+    report = None
+    if config.policy.startswith(REPLAY):
+        counts, report = replay_to_file(config, out)
+    else:
+        counts = collect_to_file(config, out)
     if as_json:
-        click.echo(json.dumps(counts))
+        click.echo(json.dumps(counts if report is None else counts | {"replay": report.as_json()}))
         return
     click.echo(f"{counts['num_episodes']} episodes, {counts['num_observations']} observations -> {out}")
     for reason, number in sorted(counts["stop_reasons"].items()):
         click.echo(f"  {reason:<14}{number}")
     if counts["mean_reward"] is not None:
         click.echo(f"  mean reward   {counts['mean_reward']:.2f}")
+    for name, what in _TROUBLE.items():
+        if counts[name]:
+            click.echo(f"  {what}: {counts[name]}")
+    if report is not None:
+        click.echo(str(report))

@@ -30,6 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from envecho.engines.precision import ComputeDtype, Trainable
 from envecho.errors import ConfigError, did_you_mean
 from envecho.objective import EchoConfig
+from envecho.rollout import Schedule as RolloutSchedule
+from envecho.rollout import ToolProtocol
 from envecho.training.alarms import HealthConfig
 
 Schedule = Literal["constant", "linear"]
@@ -94,9 +96,10 @@ class RolloutConfig(_Table):
 
 
 class WorldConfig(_Table):
-    """Table `[world]`: options of the world that `[rollout] world` names; see `envecho.worlds.options.SuiteOptions`.
+    """Table `[world]`: how the world that `[rollout] world` names is reached, shown to the policy, and waited for.
 
-    `image` and `allow` belong to a `[rollout] sandbox` that is a provider.
+    The first five are those of `envecho.worlds.options.SuiteOptions`; `image` and `allow` belong to a `[rollout]
+    sandbox` that is a provider. The others are those of `envecho.rollout.RolloutParams` and `WorldLimits`.
     """
 
     map: Path | None = None
@@ -104,6 +107,13 @@ class WorldConfig(_Table):
     rubric: str | None = None
     image: str | None = None
     allow: tuple[str, ...] = ()
+    tool_protocol: ToolProtocol = "text"
+    schedule: RolloutSchedule = "lockstep"
+    num_workers: int = Field(default=4, ge=1)
+    max_live_episodes: int | None = Field(default=None, ge=1)
+    episode_seconds: float | None = Field(default=None, gt=0)
+    capacity_wait_seconds: float = Field(default=60.0, ge=0)
+    max_attempts: int = Field(default=3, ge=1)
 
 
 class EvaluationConfig(_Table):

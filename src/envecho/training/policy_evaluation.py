@@ -68,7 +68,7 @@ class PolicyEvaluation:
             for number in range(num_tasks)
             for again in range(settings.rollouts_per_task)
         ]
-        params = rollout_params(self._rollout, self._engine, seed=self._config.run.seed)
+        params = rollout_params(self._rollout, self._config.world, self._engine, seed=self._config.run.seed)
         trajectories = rollout(jobs, self._engine, self._tokenizer, params)
         rewards: dict[str, list[float | None]] = {}
         for trajectory in trajectories:

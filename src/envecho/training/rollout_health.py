@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envecho.losses import WeightedBatch
+from envecho.rollout import RolloutStats
 from envecho.seam import ForwardBackwardOutput
 from envecho.training.alarms import foreign_text_fraction
 from envecho.trajectory import CallOutcome, Message, Role, StopReason, Trajectory, call_outcomes
+
+_WORLD_COUNTS = ("num_lost", "num_retried", "num_capacity_waits", "num_deadlines", "num_abandoned")
 
 
 def rollout_row(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
@@ -41,6 +44,7 @@ def rollout_row(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         "mean_tokens_per_turn": _mean(lengths),
         "num_sampled_tokens": sum(lengths),
         "num_cut_turns": sum(int(t.metadata.get("num_cut_turns", 0)) for t in trajectories),
+        **{name: count for name, count in RolloutStats.of(trajectories).row().items() if name in _WORLD_COUNTS},
         "stop_reasons": {reason.value: stops[reason.value] for reason in StopReason if stops[reason.value]},
     }
 

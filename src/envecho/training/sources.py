@@ -22,7 +22,7 @@ from envecho.objective import (
     filter_rollouts,
     shuffle_observations,
 )
-from envecho.rollout import Journal, RolloutJob, RolloutParams, rollout
+from envecho.rollout import Journal, RolloutJob, RolloutParams, WorldLimits, rollout
 from envecho.seam import Engine, TaskSuite
 from envecho.tokens import ChatTokenizer, TokenizedTrajectory, tokenize_trajectory
 from envecho.training.config import RolloutConfig, RunConfig, WorldConfig
@@ -168,7 +168,7 @@ class RolloutSource:
             for episode in range(place * settings.rollouts_per_task, (place + 1) * settings.rollouts_per_task)
         ]
         journal = Journal(self._out / "rollouts" / f"step-{step:06d}")
-        params = rollout_params(settings, self._engine, seed=seed)
+        params = rollout_params(settings, self._config.world, self._engine, seed=seed)
         return rollout(jobs, self._engine, self._tokenizer, params, journal=journal)
 
 
@@ -204,8 +204,8 @@ def open_rollout_suite(settings: RolloutConfig, world: WorldConfig) -> TaskSuite
     )
 
 
-def rollout_params(settings: RolloutConfig, engine: Engine, *, seed: int) -> RolloutParams:
-    """Return how `[rollout]` says that episodes are rolled out."""
+def rollout_params(settings: RolloutConfig, world: WorldConfig, engine: Engine, *, seed: int) -> RolloutParams:
+    """Return how `[rollout]` and `[world]` say that episodes are rolled out."""
     return RolloutParams(
         max_turns=settings.max_turns,
         max_tokens_per_turn=settings.max_tokens_per_turn,
@@ -213,7 +213,16 @@ def rollout_params(settings: RolloutConfig, engine: Engine, *, seed: int) -> Rol
         temperature=settings.temperature,
         command_seconds=settings.command_seconds,
         episodes_per_batch=settings.episodes_per_batch,
+        num_workers=world.num_workers,
         seed=seed,
+        tool_protocol=world.tool_protocol,
+        schedule=world.schedule,
+        max_live_episodes=world.max_live_episodes,
+        limits=WorldLimits(
+            episode_seconds=world.episode_seconds,
+            capacity_wait_seconds=world.capacity_wait_seconds,
+            max_attempts=world.max_attempts,
+        ),
     )
 
 
