@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from envecho.errors import WorldError, did_you_mean
+from envecho.worlds.sandbox_calls import KEEPER_MEMORY, refused_calls_filter
 from envecho.worlds.sandbox_layout import HOME_FOLDER, Layout
 
 SandboxName = Literal["bubblewrap", "unsafe-host"]
@@ -158,18 +159,20 @@ def _launch_bubblewrap(init_script: str, pipes: ControlPipes, limits: Limits, la
         "/etc/passwd": f"user:x:{USER_ID}:{USER_ID}::{HOME_FOLDER}:/bin/bash\n",
         "/etc/group": f"user:x:{USER_ID}:\n",
     }
+    refused = refused_calls_filter()
     fds = {path: memory_file(text.encode()) for path, text in texts.items()}
+    seccomp = memory_file(refused)
     try:
         argv = [
             *_drop_root(),
             *_bubblewrap_argv(limits, fds, layout),
-            *("--info-fd", str(info_write)),
+            *("--info-fd", str(info_write), "--seccomp", str(seccomp)),
             *("bash", "--norc", "--noprofile", f"{CONTROL_FOLDER}/init"),
             *_init_arguments(pipes, layout.unpack_folder, limits, num_processes=_nproc_limit(limits)),
         ]
-        child = _spawn(argv, pipes, extra_fds=(info_write, *fds.values()))
+        child = _spawn(argv, pipes, extra_fds=(info_write, seccomp, *fds.values()))
     finally:
-        for fd in (info_write, *fds.values()):
+        for fd in (info_write, seccomp, *fds.values()):
             os.close(fd)
     with os.fdopen(info_read, "rb") as info:
         text = info.read()
@@ -254,6 +257,8 @@ def _bubblewrap_argv(limits: Limits, data_fds: dict[str, int], layout: Layout) -
     for path, fd in data_fds.items():
         argv += ["--perms", "0444", "--ro-bind-data", str(fd), path]
     argv += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+    for path in KEEPER_MEMORY:
+        argv += ["--ro-bind", "/dev/null", path]
     for folder, mode in layout.writable.items():
         argv += ["--perms", mode, "--size", str(limits.disk_bytes), "--tmpfs", folder]
     argv += ["--symlink", "/proc/1/fd/3", f"{CONTROL_FOLDER}/bash", "--remount-ro", "/", "--chdir", CONTROL_FOLDER]

@@ -17,12 +17,14 @@ from envecho.worlds.sandbox import Limits, SandboxProcess
 
 _WATCH_SECONDS = 0.1
 _TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessInfo:
-    """One line of the table; `pid` and `parent` as the sandbox counts, `cpu_seconds` with its dead children's."""
+    """One line of the table; `pid` and `parent` as the sandbox counts, `cpu_seconds` with its dead children's.
+
+    `memory_bytes` is what the process holds for itself, `shared_bytes` what it has mapped of shared memory.
+    """
 
     pid: int
     parent: int
@@ -30,6 +32,7 @@ class ProcessInfo:
     num_threads: int
     cpu_seconds: float
     memory_bytes: int
+    shared_bytes: int
     is_zombie: bool
 
     @property
@@ -62,6 +65,14 @@ class ProcessTable:
                 finally:
                     os.close(handle)
 
+    def shared_bytes(self, processes: Collection[ProcessInfo]) -> int:
+        """Return how much shared memory these processes have mapped, each page counted once."""
+        total = 0
+        for process in processes:
+            with suppress(OSError):
+                total += _kibibytes(self._read(f"{process.pid}/smaps_rollup")).get(b"Pss_Shmem", 0) << 10
+        return total
+
     def close(self) -> None:
         """Let go of the sandbox's /proc."""
         os.close(self._proc)
@@ -69,7 +80,7 @@ class ProcessTable:
     def _info(self, pid: str) -> ProcessInfo | None:
         try:
             fields = self._read(f"{pid}/stat").rpartition(b")")[2].split()
-            pages = self._read(f"{pid}/statm").split()
+            memory = _kibibytes(self._read(f"{pid}/status"))
         except OSError:  # it ended while we looked
             return None
         return ProcessInfo(
@@ -78,14 +89,15 @@ class ProcessTable:
             start_ticks=int(fields[19]),
             num_threads=int(fields[17]),
             cpu_seconds=sum(map(int, fields[11:15])) / _TICKS,
-            memory_bytes=(int(pages[1]) - int(pages[2])) * _PAGE_BYTES,
+            memory_bytes=memory.get(b"RssAnon", 0) << 10,
+            shared_bytes=memory.get(b"RssShmem", 0) << 10,
             is_zombie=fields[0] == b"Z" and int(fields[17]) <= 1,
         )
 
     def _read(self, path: str) -> bytes:
         fd = os.open(path, os.O_RDONLY, dir_fd=self._proc)
         try:
-            return os.read(fd, 4096)
+            return os.read(fd, 8192)
         finally:
             os.close(fd)
 
@@ -100,11 +112,17 @@ class ProcessTable:
         return True
 
 
+def _kibibytes(text: bytes) -> dict[bytes, int]:
+    """Return the sizes of a file of /proc whose lines are `Name: number kB`."""
+    lines = (line.split() for line in text.splitlines())
+    return {words[0].rstrip(b":"): int(words[1]) for words in lines if len(words) == 3 and words[2] == b"kB"}
+
+
 class Watchdog:
     """A thread that adds up a sandbox's processes and calls `stop` once when a limit is passed.
 
-    `exceeded` then says which limit. Memory is what processes hold for themselves; shared pages and in-memory folders
-    are not counted, the folders have their own size.
+    `exceeded` then says which limit. Memory is what processes hold for themselves and the shared memory that they have
+    mapped, each page once; programs' files and in-memory folders are not counted, the folders have their own size.
     """
 
     def __init__(
@@ -132,12 +150,17 @@ class Watchdog:
     def _check(self) -> str | None:
         limits, processes = self._limits, self._table.processes()
         used = {
-            "bytes of memory": (sum(p.memory_bytes for p in processes), limits.memory_bytes),
+            "bytes of memory": (self._memory(processes), limits.memory_bytes),
             "processes": (sum(p.num_threads for p in processes), limits.num_processes),
             "seconds of processor time": (sum(p.cpu_seconds for p in processes), limits.cpu_seconds),
             "files": (self._num_files(), limits.num_files),
         }
         return next((f"more than {limit} {what}" for what, (value, limit) in used.items() if value > limit), None)
+
+    def _memory(self, processes: Collection[ProcessInfo]) -> int:
+        """Own and shared memory; whose page is whose is asked only where counting it for each process is too much."""
+        own, most = sum(p.memory_bytes for p in processes), sum(p.shared_bytes for p in processes)
+        return own + most if own + most <= self._limits.memory_bytes else own + self._table.shared_bytes(processes)
 
     def _num_files(self) -> int:
         states = [os.statvfs(f"{self._process.root}{folder}") for folder in self._process.writable]

@@ -115,6 +115,11 @@ class TerminalSession:
         """The box's folder as commands see it."""
         return self._process.folder
 
+    @property
+    def host_pid(self) -> int:
+        """The process id that the sandbox's first process has on the host."""
+        return self._process.keeper_host_pid
+
     def run(self, command: str, timeout_s: float | None = None) -> CommandResult:
         """Run one command, any text that bash takes, and answer when it ended or `timeout_s` passed.
 
