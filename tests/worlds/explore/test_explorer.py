@@ -129,6 +129,7 @@ def test_a_call_after_a_write_is_not_derivable():
         ('{"content": [{"type": "text", "text": "{\\"order\\": {\\"id\\": 9}}"}]}', "make", "order_id", "get", [9]),
         ('{"account": {"id": 5}}', "get_account", "target_account_id", "move_money", [5]),
         ('{"category_id": 8}', "get_product", "new_category_id", "update_product", [8]),
+        ('{"id": 7, "product_id": 3}', "buy_product", "product_id", "get_product", [3]),
         ('{"status": "open"}', "get_order", "status", "find_orders", ["open"]),
         ('{"tags": ["red", "blue"]}', "get_product", "tag", "find_products", ["red", "blue"]),
         ("order id: 17\nstatus: open", "show", "order_id", "get", [17]),

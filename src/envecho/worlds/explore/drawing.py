@@ -38,9 +38,13 @@ Hint = Callable[[str, Mapping[str, Any]], Sequence[Any]]
 _TRIES: Final = 40
 _DEPTH: Final = 6
 _STATED_SHARE: Final = 0.4
-_OPTIONAL_SHARE: Final = 0.35
+OPTIONAL_SHARE: Final = 0.35
+"""How often a property of an object is written that need not be."""
 _NAMED_SHARE: Final = 0.9
 """How often a text under a name like `email` or `start_date` has the form that the name speaks of."""
+_WIDE: Final = 40
+_SMALL: Final = 10
+_SMALL_SHARE: Final = 0.85
 _FIRST_DAY: Final = datetime.date(2025, 1, 1)
 
 
@@ -61,14 +65,20 @@ class Drawer:
         """
         return cls(schema=schema, what=what, validator=validator_of(schema, what))
 
-    def draw(self, rng: random.Random, hint: Hint | None = None) -> Any:
-        """Return a value that the schema accepts; `hint` is asked for every property of an object.
+    def draw(self, rng: random.Random, hint: Hint | None = None, *, optional_share: float = OPTIONAL_SHARE) -> Any:
+        """Return a value that the schema accepts.
+
+        Args:
+            rng: what is drawn from.
+            hint: asked for every property of an object; None: all is drawn.
+            optional_share: how often a property is written that need not be.
 
         Raises:
             ConfigError: none was found: the schema contradicts itself, or says what it means by rarely met words alone.
         """
         for attempt in range(_TRIES):
-            drawing = _Drawing(root=self.schema, rng=rng, hint=None if attempt > _TRIES // 2 else hint)
+            told = None if attempt > _TRIES // 2 else hint
+            drawing = _Drawing(root=self.schema, rng=rng, hint=told, optional_share=optional_share)
             try:
                 value = drawing.value(self.schema, "", _DEPTH)
                 if self.validator.is_valid(value):
@@ -92,6 +102,7 @@ class _Drawing:
     root: Any
     rng: random.Random
     hint: Hint | None
+    optional_share: float
 
     def value(self, schema: Any, name: str, depth: int) -> Any:
         """A value of `schema`, which stands under the property `name` where it stands under one."""
@@ -168,8 +179,7 @@ class _Drawing:
         inner = merged(schema, self.root)
         if not isinstance(inner, Mapping) or (inner.get("type") == "object" and not inner.get("properties")):
             return False
-        is_hinted = bool(self.hint and self.hint(name, inner))
-        return self.rng.random() < (0.5 if is_hinted else _OPTIONAL_SHARE)
+        return self.rng.random() < self.optional_share
 
     def _array(self, schema: Mapping[str, Any], name: str, depth: int) -> list[Any]:
         fixed: Sequence[Any] = schema.get("prefixItems", ())
@@ -198,6 +208,10 @@ class _Drawing:
         first, last = -(-least // step), most // step
         if first > last:
             raise _Contradiction
+        if last - first > _WIDE and self.rng.random() < _SMALL_SHARE:
+            # Of a page, an offset or a limit the small numbers mean something.
+            first = max(first, min(0, last - _SMALL))
+            last = first + _SMALL
         return step * self.rng.randint(first, last)
 
     def _number(self, schema: Mapping[str, Any]) -> float:

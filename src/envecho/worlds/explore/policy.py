@@ -23,7 +23,7 @@ from envecho.errors import ConfigError
 from envecho.seam import Policy, PolicyTurn
 from envecho.trajectory import Message, Segment, Source
 from envecho.worlds.explore.catalogue import Tool
-from envecho.worlds.explore.drawing import Drawer, Hint
+from envecho.worlds.explore.drawing import OPTIONAL_SHARE, Drawer, Hint
 from envecho.worlds.explore.history import Exchange, exchanges
 from envecho.worlds.explore.mistakes import spoil
 from envecho.worlds.explore.schemas import merged
@@ -38,6 +38,8 @@ REPEAT_SHARE: Final = 0.1
 SEED_SHARE: Final = 0.3
 """How often an action comes from the seed actions where tools can be called too."""
 MOST_USES_OF_A_SEED: Final = 2
+FIRST_LIST_SHARE: Final = 0.1
+"""How often a parameter that need not be written is, in the first call of a tool that lists."""
 _TRIES: Final = 8
 _TEXT_FIELDS: Final = frozenset({"command", "code", "message", "text", "content", "action", "input"})
 
@@ -184,7 +186,9 @@ class ToolExplorer:
             tool = self._tools[rng.choices(names, weights)[0]]
             # What a tool makes has a name of its own.
             hint = _hint(tool.drawer, seen, () if tool.makes else tool.things, uses, rng)
-            call = CallText(name=tool.name, arguments=tool.drawer.draw(rng, hint))
+            # The first list of a kind is to show much of it.
+            share = FIRST_LIST_SHARE if tool.lists and not counts[tool.name] else OPTIONAL_SHARE
+            call = CallText(name=tool.name, arguments=tool.drawer.draw(rng, hint, optional_share=share))
             if str(call) not in said:
                 break
         assert call is not None

@@ -99,9 +99,9 @@ class Seen:
                 scored.setdefault(score, []).append(fact.value)
         if scored:
             return _distinct(scored[max(scored)])
-        return self._by_form(wanted, kind)
+        return self._by_form(wanted, own, kind)
 
-    def _by_form(self, wanted: str, kind: str) -> list[Any]:
+    def _by_form(self, wanted: str, own: str, kind: str) -> list[Any]:
         """Values that no name joins to the parameter, and their form does: e-mails, dates, words to search for."""
         last = wanted.rsplit("_", 1)[-1]
         form = _EMAIL if "email" in (kind, last) else _DATE if "date" in (kind, last) else None
@@ -120,7 +120,7 @@ def _score(fact: Fact, wanted: str, own: str) -> int:
     *others, thing = fact.thing.split("_")
     if fact.key not in OWN_NAMES:
         if wanted in (fact.key, f"{fact.thing}_{fact.key}"):
-            return 5
+            return 6
         return 2 if "_" in fact.key and wanted.endswith(f"_{fact.key}") else 0
     if not thing:
         return 0
@@ -155,8 +155,11 @@ def _json_facts(value: Any, key: str, thing: str, depth: int) -> Iterator[tuple[
     if isinstance(value, Mapping):
         # An object under a name is of that kind: `{"product": {...}}`; `content`, `data` and the like are no kinds.
         inner = thing if not key or key in _ENVELOPES else _joined(key)
+        # What names a product beside its own id is no product: `{"id": 7, "product_id": 3}`.
+        own = "" if inner and f"{inner}_id" in {_joined(str(name)) for name in value} else inner
         for name, child in value.items():
-            yield from _json_facts(child, str(name), inner, depth + 1)
+            of = own if _joined(str(name)) in OWN_NAMES and not isinstance(child, Mapping | list) else inner
+            yield from _json_facts(child, str(name), of, depth + 1)
     elif isinstance(value, list):
         for child in value:
             yield from _json_facts(child, key, thing, depth + 1)
