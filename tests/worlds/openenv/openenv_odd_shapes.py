@@ -75,3 +75,13 @@ class Tasked(Shape):
             return LineObservation(line=HOSTILE)
         right = action.line == self._task
         return LineObservation(line=f"{action.line!a}", done=right, reward=float(right) if right else None)
+
+
+class Fragile(Tasked):
+    """Its `reset` raises for a negative seed."""
+
+    def reset(self, seed: int | None = None, **_: Any) -> LineObservation:  # type: ignore[override]
+        if seed is not None and seed < 0:
+            raise ValueError(f"no seed {seed}")
+        self.begin(None)
+        return LineObservation(line="Here.")

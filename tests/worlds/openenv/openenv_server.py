@@ -33,6 +33,7 @@ APPS: dict[str, tuple[Any, ...]] = {
     "agent_world_model_env": (tools.Shop, CallToolAction, tools.ShopObservation),
     "maze": (odd.Maze, odd.MoveAction, odd.MoveObservation),
     "tasked": (odd.Tasked, odd.LineAction, odd.LineObservation),
+    "fragile": (odd.Fragile, odd.LineAction, odd.LineObservation),
     "single": (shapes.Coding, shapes.CodeAction, shapes.CodeObservation),
 }
 

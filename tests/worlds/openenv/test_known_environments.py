@@ -246,11 +246,12 @@ def test_agent_world_model_errors_have_their_writers(start: Start):
     assert "verify" not in events(world)
 
 
-def test_agent_world_model_scenarios_are_tasks_in_two_splits(suite: Callable[..., object]):
-    """Catches scenarios in both splits, tasks beyond a scenario's number, and ids that change with the address."""
+def test_agent_world_model_scenarios_are_tasks_in_three_splits(suite: Callable[..., object]):
+    """Catches a scenario in two splits, tasks beyond a scenario's number, and ids that change with the address."""
     tasks = suite("agent_world_model_env")
-    assert tasks.splits == ("train", "validation")
-    assert tasks.num_tasks("train") == 26
+    assert tasks.splits == ("train", "validation", "held_out")
     names = {split: {tasks.task_id(split, n) for n in range(tasks.num_tasks(split))} for split in tasks.splits}
-    assert names["validation"] == {f"agent_world_model_env/shop_{n}/task-{i}" for n in (9, 19) for i in (0, 1)}
-    assert not {name.rsplit("/", 1)[0] for name in names["train"]} & {n.rsplit("/", 1)[0] for n in names["validation"]}
+    assert names["held_out"] == {f"agent_world_model_env/shop_{n}/task-{i}" for n in (9, 19) for i in (0, 1)}
+    assert names["validation"] == {f"agent_world_model_env/shop_{n}/task-0" for n in (8, 18)}
+    assert len(names["train"]) == tasks.num_tasks("train") == 30 - 4 - 2
+    assert len({name.rsplit("/", 1)[0] for found in names.values() for name in found}) == 20

@@ -313,3 +313,17 @@ def test_what_a_server_says_no_to_is_data(url: str):
     )
     assert connection.step({"code": "sleep 2"}, 0.1) == Overdue(seconds=0.1)
     assert not connection.is_open
+
+
+def test_a_secret_is_in_no_message(url: str):
+    """Catches a password of the address, or a key among the arguments of `reset`, in errors that are stored."""
+    port = url.rpartition(":")[2]
+    with pytest.raises(WorldLostError) as caught:
+        connect(f"http://me:s3cret@127.0.0.1:{port}/page?token=s3cret").reset({"llm_api_key": "s3cret"})
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(WorldLostError) as caught:
+        open_openenv(f"http://me:s3cret@127.0.0.1:{port}/page?token=s3cret", SuiteOptions())
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(WorldError, match="seed, llm_api_key") as caught:
+        connect(f"{url}/fragile").reset({"seed": -1, "llm_api_key": "s3cret"})
+    assert "s3cret" not in str(caught.value)

@@ -264,3 +264,29 @@ def test_the_state_follows_the_episode(start: Start):
     world.close()
     with pytest.raises(WorldError, match="call reset first"):
         world.step("x")
+
+
+DOCS = Path(__file__).parents[3] / "docs" / "openenv.md"
+
+
+def test_documented_maps_are_maps(tmp_path: Path):
+    """Catches an example that nobody can copy."""
+    fences = re.findall(r"```toml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert len(fences) == 2
+    for number, text in enumerate(fences):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(text)
+        load_map(path)
+
+
+def test_every_key_of_a_map_is_documented():
+    """Catches a key that was added without a word for its users, and every map of ours that is in no table."""
+    from pydantic import BaseModel
+
+    from envecho.worlds.openenv import maps
+
+    tables = [made for made in vars(maps).values() if isinstance(made, type) and issubclass(made, BaseModel)]
+    keys = {name for table in tables for name in table.model_fields if table.__module__ == maps.__name__}
+    words = set(re.findall(r"`\"?([a-z_.0-9]+)", DOCS.read_text()))
+    words |= {part for word in words for part in word.split(".")} | {"pattern"}
+    assert {*keys, *shipped_maps()} <= words, sorted({*keys, *shipped_maps()} - words)

@@ -19,15 +19,18 @@ _ROUTES: Final = ("/ws", "/web", "/docs", "/health")
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """`http` and `websocket` are the same server; messages name it as the user wrote it (`given`)."""
+    """`http` and `websocket` are the same server; messages show it as `shown`, without a password or a query.
 
-    given: str
+    Messages end up in stored trajectories.
+    """
+
+    shown: str
     http: str
     websocket: str
     is_loopback: bool
 
     def __str__(self) -> str:
-        return self.given
+        return self.shown
 
     def explain(self, error: BaseException) -> str:
         """Say why no connection came about, and what that usually means."""
@@ -41,7 +44,7 @@ class Address:
         if "valid HTTP" in reason:
             return f"what answers there is no web server ({reason}); an encrypted one has https:// in its URL"
         if "HTTP" in reason:
-            return f"what answers there is no OpenEnv server ({reason}); its sessions are at {self.websocket}/ws"
+            return f"what answers there is no OpenEnv server ({reason}); its sessions are at /ws"
         return f"no connection: {reason}"
 
 
@@ -72,7 +75,7 @@ def parse_address(url: str) -> Address:
     bare = parts._replace(path=path, query="", fragment="")
     forms = {form: urlunsplit(bare._replace(scheme=form)) for form in (parts.scheme, _OTHER_FORM[parts.scheme])}
     return Address(
-        given=url,
+        shown=urlunsplit(bare._replace(netloc=parts.netloc.rpartition("@")[2])),
         http=next(address for form, address in forms.items() if form.startswith("http")),
         websocket=next(address for form, address in forms.items() if form.startswith("ws")),
         is_loopback=_is_loopback(host),

@@ -108,7 +108,8 @@ class Connection:
             if answer.code in ("CAPACITY_REACHED", "FACTORY_ERROR", "SESSION_ERROR"):
                 self.close()
             if answer.code != "CAPACITY_REACHED":
-                raise WorldError(f"{self._address} refused reset({_told(arguments)}): {answer.message} ({answer.code})")
+                given = ", ".join(arguments)  # names alone: a value may be a key
+                raise WorldError(f"{self._address} refused reset({given}): {answer.message} ({answer.code})")
             if time.monotonic() >= until:
                 raise WorldCapacityError(f"{self._address} has no room for another session: {answer.message}")
             time.sleep(_PAUSE_SECONDS)
@@ -212,10 +213,6 @@ def _why(error: Any) -> str:
 def _excerpt(error: Exception) -> str:
     text = repr(getattr(error, "doc", None) or str(error) or type(error).__name__)
     return text if len(text) <= _LONGEST_EXCERPT else f"{text[:_LONGEST_EXCERPT]}..."
-
-
-def _told(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in arguments.items())[:_LONGEST_EXCERPT]
 
 
 # --- openenv's clients --------------------------------------------------------------------------------------------

@@ -180,8 +180,8 @@ class TasksMap(_Table):
     `list` holds the arguments of `reset` for each task, beside `id` and `split`. `ask` is an action whose answer lists
     them in the field `items`; an item stands for as many tasks as its field `count` says. `reset` holds the arguments
     of `reset` for such a task and for one of the server's Task API, with `{split}`, `{index}` and `{item...}` filled
-    in; `id` names it. Every n-th item is for validation with `validation_every` n. `seeded` False says that the seed of
-    a task changes nothing.
+    in; `id` names it. With `split_every` n every n-th item is held out and the one before it is for validation.
+    `seeded` False says that the seed of a task changes nothing.
     """
 
     list: tuple[dict[str, Any], ...] = ()
@@ -190,7 +190,7 @@ class TasksMap(_Table):
     count: str = ""
     reset: dict[str, Any] = {}
     id: str = ""
-    validation_every: int = Field(default=0, ge=0)
+    split_every: int = Field(default=0, ge=0)
     seeded: bool = True
 
 

@@ -87,7 +87,7 @@ class AskedTasks:
     def __init__(self, facts: ServerFacts, environment: EnvironmentMap) -> None:
         self._facts, self._map = facts, environment
         self._lock = threading.Lock()
-        self.splits = ("train", "validation") if environment.tasks.validation_every else ("train",)
+        self.splits = tuple(_FIRST_SEED_OF_SPLIT) if environment.tasks.split_every else ("train",)
 
     def num_tasks(self, split: str) -> int | None:
         """How many the answer held."""
@@ -111,7 +111,7 @@ class AskedTasks:
 
     @functools.cache  # noqa: B019  # a suite lives as long as its process
     def _ask(self) -> Mapping[str, Sequence[RemoteTask]]:
-        rule, every = self._map.tasks, self._map.tasks.validation_every
+        rule, every = self._map.tasks, self._map.tasks.split_every
         connection = Connection(self._facts.address, self._map.connection)
         try:
             connection.open()
@@ -125,7 +125,7 @@ class AskedTasks:
             )
         tasks: dict[str, list[RemoteTask]] = {split: [] for split in self.splits}
         for place, item in enumerate(cast("list[Any]", items)):
-            split = "validation" if every and place % every == every - 1 else "train"
+            split = {every - 1: "held_out", every - 2: "validation"}.get(place % every, "train") if every else "train"
             for index in range(int(find_text(item, rule.count) or 0) if rule.count else 1):
                 values = {"item": item, "index": index, "split": split}
                 name = fill(rule.id, values) if rule.id else f"{place}-{index}"
