@@ -220,10 +220,28 @@ def test_the_agents_environment_leads_to_the_proxy_alone():
     assert (found["GITHUB_TOKEN"], found["PATH"]) == ("kept", "/bin")
 
 
+def test_a_key_that_is_a_word_hides_nothing_else():
+    """Catches a PATH that is taken from an agent because the key of a local server is `x`."""
+    before = {"PATH": "/bin/x", "KEY": "x"}
+    found, removed = agent_environment(before, url="http://127.0.0.1:1", key="sk-1", upstream_key="x")
+    assert (removed, found["PATH"]) == (["KEY"], "/bin/x")
+
+
 def test_a_recorded_command_line_holds_no_secrets():
     """Catches a key on a command line that lands in the file, and an option that is taken for a key's value."""
-    argv = ["agent", "--api-key", "abc", "--token=def", "--secret", "--verbose", "-m", "x sk-1 y", "--max-tokens", "5"]
-    assert safe_argv(argv, "sk-1", None) == [
+    argv = [
+        "agent",
+        "--api-key",
+        "abc",
+        "--token=def",
+        "--secret",
+        "--verbose",
+        "-m",
+        "x sk-1234567 y",
+        "--max-tokens",
+        "5",
+    ]
+    assert safe_argv(argv, "sk-1234567", None) == [
         "agent", "--api-key", "[redacted:argument]", "--token=[redacted:argument]", "--secret", "--verbose",
         "-m", "x [redacted:key] y", "--max-tokens", "5",
     ]  # fmt: skip

@@ -26,7 +26,14 @@ from urllib.parse import urlsplit, urlunsplit
 from envecho.errors import ConfigError, DataError
 from envecho.formats.assemble import ImportOptions
 from envecho.formats.importing import ImportReport
-from envecho.recipes.record_command import Ended, agent_environment, run_command, safe_argv, signals_to
+from envecho.recipes.record_command import (
+    Ended,
+    agent_environment,
+    run_command,
+    safe_argv,
+    signals_to,
+    without_secret,
+)
 from envecho.recipes.record_export import CapturedCall, Episode, Recorded, trajectories_of
 from envecho.recipes.record_proxy import Level, Measured, Proxy, Upstream, capture_proxy, measure
 from envecho.trajectory import StopReason, Trajectory
@@ -160,13 +167,13 @@ def _written(
     report.num_failed_calls = proxy.session.model_calls - len(calls)
     if ended.how == "timeout":
         report.status = TIMEOUT_STATUS
-    _note_requests(proxy, report)
+    key = config.upstream.api_key
+    _note_requests(proxy, key, report)
     if not calls:
         report.status = report.status or 1
         return report
     if config.reward_file is not None:
         report.reward = _reward(config.reward_file, began, report)
-    key = config.upstream.api_key
     facts: dict[str, Any] = {
         "command": safe_argv(argv, proxy.key, key),
         "exit_status": ended.status,
@@ -236,9 +243,10 @@ def _reward(path: Path, began: float, report: RecordReport) -> float | None:
     return value
 
 
-def _note_requests(proxy: Proxy, report: RecordReport) -> None:
+def _note_requests(proxy: Proxy, key: str | None, report: RecordReport) -> None:
     watcher = proxy.watcher
-    report.notes += [f"{number} calls failed: {words}" for words, number in watcher.failures.most_common(5)]
+    failures = [(without_secret(words, key), number) for words, number in watcher.failures.most_common(5)]
+    report.notes += [f"{number} calls failed: {words}" for words, number in failures]
     report.notes += [f"{number} requests to {path} were refused" for path, number in watcher.refused.most_common(5)]
     if watcher.unknown_keys:
         report.notes.append(f"{watcher.unknown_keys} requests came with another key than the one in OPENAI_API_KEY")

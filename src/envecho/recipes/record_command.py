@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from envecho.errors import ConfigError
+from envecho.formats.redaction import MIN_REPEATED
 from envecho.trajectory.redacted import redaction_mark
 
 GRACE_SECONDS: Final = 5.0
@@ -61,7 +62,7 @@ def agent_environment(
     removed = [
         name
         for name, value in environment.items()
-        if name not in ours and (_LEADS_ELSEWHERE.fullmatch(name) or (upstream_key and upstream_key in value))
+        if name not in ours and (_LEADS_ELSEWHERE.fullmatch(name) or without_secret(value, upstream_key) != value)
     ]
     kept = {name: value for name, value in environment.items() if name not in removed}
     direct = [kept[name] for name in ("NO_PROXY", "no_proxy") if kept.get(name)][:1]
@@ -81,9 +82,16 @@ def safe_argv(argv: Sequence[str], *secrets: str | None) -> list[str]:
             argument = f"{name}={redaction_mark('argument')}"
         hides_next = not equals and _SECRET_FLAG.fullmatch(argument) is not None
         for secret in secrets:
-            argument = argument.replace(secret, redaction_mark("key")) if secret else argument
+            argument = without_secret(argument, secret)
         found.append(argument)
     return found
+
+
+def without_secret(text: str, secret: str | None) -> str:
+    """Return a text without a key; one as short as `EMPTY` is a word of other texts too, and hides that text alone."""
+    if not secret or (len(secret) < MIN_REPEATED and text != secret):
+        return text
+    return text.replace(secret, redaction_mark("key"))
 
 
 def run_command(argv: Sequence[str], environment: Mapping[str, str], *, timeout_s: float | None) -> Ended:

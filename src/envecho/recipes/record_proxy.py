@@ -23,6 +23,7 @@ from typing import Any, Final, Literal
 
 from envecho.errors import ConfigError, DataError, EngineError
 from envecho.formats.turns import Turn, paired, turns_of
+from envecho.recipes.record_command import without_secret
 from envecho.recipes.record_export import CallRole, CapturedCall
 from envecho.recipes.record_watcher import Watcher
 
@@ -176,14 +177,10 @@ def measure(upstream: Upstream, level: Level) -> Measured:
         report: Any = validate_llm(
             upstream.url, model or "", provider=upstream.provider, api_key=upstream.api_key, check_tools=False
         )
-    findings = tuple(_hidden(str(finding), upstream.api_key) for finding in report.findings)
+    findings = tuple(without_secret(str(finding), upstream.api_key) for finding in report.findings)
     if not report.reachable:
         raise EngineError(f"{upstream.url} does not answer a test call: {'; '.join(findings) or 'no reason given'}")
     return Measured(level=report.capture_level or "text", model=model, findings=findings)
-
-
-def _hidden(text: str, key: str | None) -> str:
-    return text.replace(key, "[redacted:key]") if key else text
 
 
 @contextlib.contextmanager
