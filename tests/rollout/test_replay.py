@@ -13,6 +13,7 @@ from envecho.errors import ConfigError, WorldError
 from envecho.formats import ImportOptions
 from envecho.formats.agent_world_model import read
 from envecho.formats.reading import Document
+from envecho.recipes.terminal_jobs import explore_job, explore_jobs
 from envecho.rollout import EpisodeJob, collect, run_episode
 from envecho.rollout.replay import Place, actions_of, replay_jobs
 from envecho.rollout.replay_report import differences, replay_report
@@ -21,6 +22,8 @@ from envecho.trajectory import Message, Segment, Source, StopReason, ToolCall, T
 from envecho.worlds.depot.suite import DepotSuite
 from envecho.worlds.scripts import ScriptedPolicy
 from envecho.worlds.suites import open_suite
+from envecho.worlds.terminal.boxes import make_box
+from envecho.worlds.terminal.explorer import PlannedCommand
 from envecho.worlds.tool_calls import CallText, FinalAnswer, parse_action
 
 
@@ -104,7 +107,7 @@ def test_an_episode_replayed_on_its_own_world_is_equal_word_by_word():
     assert replayed.metadata["replayed"] == original.id
     report = replay_report([original], [replayed])
     assert report.equal_fraction == 1.0
-    assert str(report) == "1 episodes replayed, 1 equal throughout; 100.0% of the turns answered as before"
+    assert str(report) == "1 episode replayed, 1 equal throughout; 100.0% of the turns answered as before"
     assert suite.open_worlds == 0
 
 
@@ -273,6 +276,24 @@ def test_a_terminal_episode_is_replayed_in_a_real_shell():
     (replayed,) = collect(replay_jobs([original], suite))
     report = replay_report([original], [replayed])
     assert (report.equal_fraction, report.episodes[0].rewards) == (1.0, (1.0, 1.0))
+
+
+def test_an_explored_box_is_replayed_though_it_is_no_task_of_the_suite():
+    """Catches the first replay that somebody tries: what the terminal's explorer did has a box and no task."""
+    (original,) = collect(explore_jobs("train", 1, num_derivable=3))
+
+    def explored(trajectory: Trajectory) -> tuple[str, Callable[[], World]] | None:
+        plan = [PlannedCommand(command=text) for text in actions_of(trajectory)]
+        seed = trajectory.metadata.get("box_seed")
+        job = None if seed is None else explore_job(make_box(seed), plan, name="replay", sandbox="bubblewrap")
+        return None if job is None else (job.task_id, job.make_world)
+
+    suite = open_suite("terminal")
+    with pytest.raises(ConfigError, match="is none of the"):
+        replay_jobs([original], suite)
+    (replayed,) = collect(replay_jobs([original], suite, elsewhere=explored))
+    assert replayed.messages == original.messages
+    assert replayed.task_id == original.task_id
 
 
 # --- which task -----------------------------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ differs (`replay_report`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from envecho.errors import ConfigError
 from envecho.rollout.episode import EpisodeJob
-from envecho.seam import TaskSuite
+from envecho.seam import TaskSuite, World
 from envecho.trajectory import Trajectory
 from envecho.worlds.explore.history import exchanges
 from envecho.worlds.scripts import ScriptedPolicy
@@ -34,14 +34,23 @@ class Place:
     number: int
 
 
+Elsewhere = Callable[[Trajectory], "tuple[str, Callable[[], World]] | None"]
+"""Returns task id and maker of the world of a trajectory whose task is none of a suite; None where it has one."""
+
+
 def replay_jobs(
-    trajectories: Iterable[Trajectory], suite: TaskSuite, *, place: Place | None = None
+    trajectories: Iterable[Trajectory],
+    suite: TaskSuite,
+    *,
+    place: Place | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> list[EpisodeJob]:
     """Return one job for each stored trajectory: its actions, on the task of the suite that it was played on.
 
     The task is that of `place` where it is given; else that of the metadata (`world`, `split`, `task`) where it has the
     trajectory's id; else the one task of this id among the first `MOST_SEARCHED` of each split. An id of the suite that
-    ends in `/` and the stored one is the same task: an import knows no prefix of ours.
+    ends in `/` and the stored one is the same task: an import knows no prefix of ours. `elsewhere` is asked before the
+    suite, for episodes without a task (an explorer's on a box).
 
     Raises:
         ConfigError: no task is found for a trajectory, or more than one, or it has no action.
@@ -50,8 +59,13 @@ def replay_jobs(
     index = _Index(suite)
     jobs: list[EpisodeJob] = []
     for trajectory in stored:
+        other = elsewhere(trajectory) if elsewhere and place is None else None
+        if other is not None:
+            task_id, make_world = other
+            jobs.append(_job(trajectory, task_id, make_world, {"world": suite.name}))
+            continue
         found = place or _stated(trajectory, suite) or index.find(trajectory)
-        jobs.append(_job(trajectory, suite, found))
+        jobs.append(_task_job(trajectory, suite, found))
     return jobs
 
 
@@ -76,23 +90,26 @@ def _scripted(trajectory: Trajectory) -> list[tuple[str, Mapping[str, str]]]:
     return lines
 
 
-def _job(trajectory: Trajectory, suite: TaskSuite, place: Place) -> EpisodeJob:
+def _task_job(trajectory: Trajectory, suite: TaskSuite, place: Place) -> EpisodeJob:
+    return _job(
+        trajectory,
+        suite.task_id(place.split, place.number),
+        lambda: suite.make_world(place.split, place.number),
+        {"world": suite.name, "split": place.split, "task": place.number},
+    )
+
+
+def _job(trajectory: Trajectory, task_id: str, make_world: Callable[[], World], facts: Mapping[str, Any]) -> EpisodeJob:
     lines = _scripted(trajectory)
     if not lines:
         raise ConfigError(f"trajectory {trajectory.id!r} has no action to replay; leave it out with `envecho filter`")
     return EpisodeJob(
         id=f"replay/{trajectory.id}",
-        task_id=suite.task_id(place.split, place.number),
-        seed=place.number,
-        make_world=lambda: suite.make_world(place.split, place.number),
+        task_id=task_id,
+        seed=facts.get("task", 0),
+        make_world=make_world,
         make_policy=lambda: ScriptedPolicy(lines),
-        metadata={
-            "world": suite.name,
-            "policy": "replay",
-            "replayed": trajectory.id,
-            "split": place.split,
-            "task": place.number,
-        },
+        metadata={**facts, "policy": "replay", "replayed": trajectory.id},
     )
 
 

@@ -19,6 +19,7 @@ from envecho.worlds.explore.history import Exchange, exchanges
 _MOST_LINES: Final = 8
 _LONGEST_VALUE: Final = 100
 _MOST_SHOWN: Final = 20
+_MOST_NAMES: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +116,8 @@ class ReplayedEpisode:
         facts = [f"{self.num_equal} of {self.num_turns} turns equal"]
         facts += [f"{self.num_not_replayed} not replayed"] if self.num_not_replayed else []
         facts += ["another task text"] if not self.task_is_equal else []
-        facts += [f"tools missing: {', '.join(self.tools_missing)}"] if self.tools_missing else []
-        facts += [f"tools added: {', '.join(self.tools_added)}"] if self.tools_added else []
+        facts += [f"tools missing: {_few(self.tools_missing)}"] if self.tools_missing else []
+        facts += [f"tools added: {_few(self.tools_added)}"] if self.tools_added else []
         facts += [f"reward {self.rewards[0]} -> {self.rewards[1]}"] if self.rewards[0] != self.rewards[1] else []
         facts += [self.stop_reason.value] if self.stop_reason is StopReason.WORLD_ERROR else []
         return "\n  ".join([f"{self.stored_id}: {'; '.join(facts)}", *map(str, self.differences)])
@@ -156,7 +157,8 @@ class ReplayReport:
         share = self.equal_fraction
         rate = "no turn had an answer" if share is None else f"{share:.1%} of the turns answered as before"
         num_equal = sum(episode.is_equal for episode in self.episodes)
-        head = f"{len(self.episodes)} episodes replayed, {num_equal} equal throughout; {rate}"
+        count = f"{len(self.episodes)} episode{'' if len(self.episodes) == 1 else 's'}"
+        head = f"{count} replayed, {num_equal} equal throughout; {rate}"
         rest = len(differing) - _MOST_SHOWN
         more = [f"... and {rest} more episodes that differ"] if rest > 0 else []
         return "\n".join([head, *map(str, differing[:_MOST_SHOWN]), *more])
@@ -301,6 +303,11 @@ def _line_differences(stored: str, replayed: str) -> Sequence[str]:
         return [f"- {stored[-40:]!r}", f"+ {replayed[-40:]!r}"]
     lines = list(difflib.unified_diff(before, after, n=0, lineterm=""))[2:]  # the first two name files
     return [f"{line[0]} {_short(line[1:])}" for line in lines if not line.startswith("@@")]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _short(value: Any) -> str:

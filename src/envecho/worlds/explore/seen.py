@@ -109,9 +109,8 @@ class Seen:
             return _distinct([found for text in self._texts for found in form.findall(text)])
         if last not in _KEYWORDS:
             return []
-        texts = [
-            fact.value for fact in self._facts.values() if fact.key in ("name", "title", "category", "description")
-        ]
+        telling = [fact for fact in self._facts.values() if fact.key in _TELLING]
+        texts = [fact.value for fact in telling if fact.thing == own] or [fact.value for fact in telling]
         return _distinct([word for text in texts if isinstance(text, str) for word in text.split() if len(word) > 3])
 
 
