@@ -2,8 +2,8 @@
 
     python -m envecho.recipes.sandbox_suite [--json OUT] [--trajectories OUT.parquet]
 
-The attacks are data (`sandbox_attacks.toml`, by class); they aim at the canaries (`sandbox_canaries`). After each attack
-an oracle must solve the next episode on a fresh world. Not here: the sandbox (`envecho.worlds.sandbox`).
+The attacks are data (`sandbox_attacks.toml`, by class); they aim at the canaries (`sandbox_canaries`). After each
+attack an oracle must solve the next episode on a fresh world. Not here: the sandbox (`envecho.worlds.sandbox`).
 """
 
 from __future__ import annotations
