@@ -29,6 +29,16 @@ AGENT = [sys.executable, str(Path(__file__).parent / "recorded_agents" / "with_h
 LOOK = "I look.\n```bash\necho seen\n```"
 
 
+QUICK = """
+import json, os, urllib.request
+body = json.dumps({"messages": [{"role": "user", "content": "Look."}], "temperature": 1.0}).encode()
+headers = {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "Content-Type": "application/json"}
+url = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+urllib.request.urlopen(urllib.request.Request(url, data=body, headers=headers)).read()
+"""
+"""An agent that starts in a moment, makes one call, and ends."""
+
+
 def script(messages: list[dict[str, Any]]) -> str:
     return "done" if len(messages) > 1 else LOOK
 
@@ -56,9 +66,10 @@ def test_a_timeout_ends_the_command_and_its_children(
     """Catches an agent that goes on behind a shell that was killed, and one that ignores the polite signal."""
     monkeypatch.setattr(record_command, "GRACE_SECONDS", 0.2)
     smollm2_server.reset(script)
-    mark = tmp_path / "pid"
-    shell = f"trap '' TERM; sleep 600 & echo $! > {mark}; {' '.join(AGENT)} hang Look."
-    (found,), report = run(smollm2_server, tmp_path / "out.parquet", ["bash", "-c", shell], timeout_s=2.0)
+    mark, agent = tmp_path / "pid", tmp_path / "agent.py"
+    agent.write_text(QUICK)
+    shell = f"trap '' TERM; sleep 600 & echo $! > {mark}; {sys.executable} -S {agent}; wait"
+    (found,), report = run(smollm2_server, tmp_path / "out.parquet", ["bash", "-c", shell], timeout_s=3.0)
     assert (report.status, report.ended.how) == (124, "timeout")
     assert found.stop_reason is StopReason.TIMEOUT
     assert found.messages[-1].content == LOOK
