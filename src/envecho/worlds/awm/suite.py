@@ -1,7 +1,8 @@
 """The tasks of Agent World Model scenarios as a suite: `open_awm(Path("gen_envs.jsonl"), SuiteOptions())`.
 
-Splits are disjoint by scenario: `held_out` is every fifth of the scenarios, in an order drawn from their names, and
-`train` the rest. Fewer than five scenarios are all in `train`. Not here: how an episode runs (`world`).
+Splits are disjoint by scenario: of every ten, in an order drawn from their names, the last is `held_out`, the one
+before it `validation`, the rest `train`. Fewer than nine scenarios are all in `train`. Not here: how an episode runs
+(`world`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from envecho.worlds.sandbox import SandboxName, require_sandbox
 
 Tools = tuple[Mapping[str, Any], ...]
 
-_HELD_OUT_EVERY = 5
+_PLACE_OF_SPLIT = {8: "validation", 9: "held_out"}
 _LONGEST_EXPLORATION = 12
 
 
@@ -45,9 +46,10 @@ class AwmSuite:
         self._max_turns, self._seed_actions, self._limits = max_turns, seed_actions, limits
         self._tools: dict[str, Tools] = {}
         drawn = sorted(scenarios, key=lambda scenario: hashlib.sha256(scenario.name.encode()).hexdigest())
-        held_out = drawn[_HELD_OUT_EVERY - 1 :: _HELD_OUT_EVERY]
-        train = [scenario for scenario in drawn if scenario not in held_out]
-        self._tasks = {"train": _take_turns(train), "held_out": _take_turns(held_out)}
+        of_split: dict[str, list[Scenario]] = {"train": [], "validation": [], "held_out": []}
+        for place, scenario in enumerate(drawn):
+            of_split[_PLACE_OF_SPLIT.get(place % 10, "train")].append(scenario)
+        self._tasks = {split: _take_turns(found) for split, found in of_split.items()}
         self.splits = tuple(split for split, tasks in self._tasks.items() if tasks)
 
     def num_tasks(self, split: str) -> int:
