@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from openenv.core.env_server.mcp_types import CallToolObservation, ListToolsObservation, Tool
 from openenv.core.env_server.types import Action, EnvironmentMetadata, Observation
 from openenv_shapes import Shape
 from pydantic import Field
@@ -85,3 +86,20 @@ class Fragile(Tasked):
             raise ValueError(f"no seed {seed}")
         self.begin(None)
         return LineObservation(line="Here.")
+
+
+class Bare(Tasked):
+    """Its action is openenv's base class: tool calls are what it takes. A picture comes with every answer."""
+
+    def reset(self, seed: int | None = None, **_: Any) -> Observation:  # type: ignore[override]
+        self.begin(None)
+        return PictureObservation(screenshot=[[0, 1, 2]] * 5000)
+
+    def step(self, action: Any, timeout_s: float | None = None, **_: Any) -> Observation:  # type: ignore[override]
+        if action.type == "list_tools":
+            return ListToolsObservation(tools=[Tool(name="look", description="", input_schema={})])
+        return CallToolObservation(tool_name=action.tool_name, result="a wall")
+
+
+class PictureObservation(Observation):
+    screenshot: list[list[int]]

@@ -20,6 +20,7 @@ from fastapi import FastAPI, WebSocket
 from fastapi.responses import HTMLResponse
 from openenv.core.env_server.http_server import create_fastapi_app
 from openenv.core.env_server.mcp_types import CallToolAction, CallToolObservation
+from openenv.core.env_server.types import Action, Observation
 
 APPS: dict[str, tuple[Any, ...]] = {
     "coding_env": (shapes.Coding, shapes.CodeAction, shapes.CodeObservation),
@@ -34,6 +35,8 @@ APPS: dict[str, tuple[Any, ...]] = {
     "maze": (odd.Maze, odd.MoveAction, odd.MoveObservation),
     "tasked": (odd.Tasked, odd.LineAction, odd.LineObservation),
     "fragile": (odd.Fragile, odd.LineAction, odd.LineObservation),
+    "own_calls": (tools.Echo, tools.OwnCallAction, CallToolObservation),
+    "bare": (odd.Bare, Action, Observation),
     "single": (shapes.Coding, shapes.CodeAction, shapes.CodeObservation),
 }
 

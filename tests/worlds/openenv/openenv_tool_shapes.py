@@ -6,7 +6,7 @@ from typing import Any
 
 from fastmcp import FastMCP
 from openenv.core.env_server.mcp_environment import MCPEnvironment
-from openenv.core.env_server.mcp_types import ListToolsObservation, Tool
+from openenv.core.env_server.mcp_types import CallToolAction, ListToolsObservation, Tool
 from openenv.core.env_server.types import Observation, State
 from openenv_shapes import Shape
 
@@ -47,6 +47,10 @@ class Echo(MCPEnvironment):
     @property
     def state(self) -> State:
         return self._state
+
+
+class OwnCallAction(CallToolAction):
+    """As some servers do: a subclass, after which the server takes no `list_tools` as an action."""
 
 
 class ShopObservation(Observation):

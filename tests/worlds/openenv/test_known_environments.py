@@ -167,6 +167,13 @@ def test_textarena_shows_the_new_rest_of_the_game(start: Start):
     assert said(ended)[0] == ("command_echo", "[Player 0] [crane]\n")
 
 
+def test_tools_are_found_where_listing_them_is_no_action(start: Start):
+    """Catches a server with an action class of its own (openenv's FinQA) that is taken for one without tools."""
+    world = start("own_calls")
+    assert len(world.reset().tools) == 3
+    assert said(world.step('{"name": "echo_message", "arguments": {"message": "hi"}}')) == [("tool_result", "hi")]
+
+
 def test_echo_lists_its_tools_and_answers_as_text(start: Start):
     """Catches a tool's result shown as MCP's envelope, and tools that no policy sees."""
     world = start("echo_env", max_turns=9)

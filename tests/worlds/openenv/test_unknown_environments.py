@@ -178,7 +178,7 @@ def test_a_placeholder_keeps_the_kind_of_its_value():
         ({"command": "string", "flag": "boolean"}, [], "text", "command"),
         ({"action_id": "integer"}, ["action_id"], "json", ""),
         ({"a": "string", "b": "string"}, ["a", "b"], "json", ""),
-        ({}, [], "json", ""),
+        ({}, [], "mcp", ""),
     ],
 )
 def test_a_text_field_is_found_where_there_is_one(properties: dict, required: list[str], kind: str, field: str):
@@ -264,6 +264,16 @@ def test_the_state_follows_the_episode(start: Start):
     world.close()
     with pytest.raises(WorldError, match="call reset first"):
         world.step("x")
+
+
+def test_tools_behind_openenvs_base_action_are_found_and_a_picture_is_no_text(start: Start):
+    """Catches a server of tools taken for one without actions, and pixels that fill the context as numbers."""
+    world = start("bare")
+    with pytest.warns(UserWarning, match="does not name screenshot"):
+        opened = world.reset()
+    assert [tool["function"]["name"] for tool in opened.tools] == ["look"]
+    assert ("status", "screenshot: [55000 characters of data are not shown]") in said(opened)
+    assert said(world.step('{"name": "look", "arguments": {}}')) == [("tool_result", "a wall")]
 
 
 DOCS = Path(__file__).parents[3] / "docs" / "openenv.md"

@@ -105,6 +105,17 @@ def fetch_task(facts: ServerFacts, split: str, index: int, headers: Mapping[str,
     return _mapping(found).get("task")
 
 
+def fetch_tools(facts: ServerFacts, headers: Mapping[str, str] | None = None) -> Sequence[Any] | None:
+    """Return the tools that the server's MCP route lists, outside of any session; None where it has none.
+
+    Raises:
+        WorldLostError: the server is gone, or answers something else.
+    """
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+    found = _mapping(_mapping(_post(facts.address, "/mcp", asked, headers)).get("result")).get("tools")
+    return cast("list[Any]", found) if isinstance(found, list) else None
+
+
 # --- requests -----------------------------------------------------------------------------------------------------
 
 

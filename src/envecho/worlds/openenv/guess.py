@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from envecho.trajectory import Source
 from envecho.worlds.openenv.facts import ServerFacts
-from envecho.worlds.openenv.maps import ActionMap, EnvironmentMap, SourceName
+from envecho.worlds.openenv.maps import ActionMap, EnvironmentMap, SourceName, shipped_maps
 from envecho.worlds.openenv.reading import looks_like_a_grader
 
 _TEXT_FIELDS: Final = (
@@ -38,13 +38,21 @@ _IGNORED: Final = re.compile(
 
 def guess_map(facts: ServerFacts) -> EnvironmentMap:
     """Return a map that knows the actions alone: every text field is the harness's until a map says otherwise."""
-    return EnvironmentMap(name=facts.title, action=guess_action(facts.action))
+    action = guess_action(facts.action)
+    if action.kind != "mcp":
+        return EnvironmentMap(name=facts.title, action=action)
+    return shipped_maps()["mcp"].model_copy(update={"name": facts.title})
 
 
 def guess_action(schema: Mapping[str, Any] | None) -> ActionMap:
-    """Guess how an action is written: the one text field that it must have, else the likeliest, else a JSON object."""
+    """Guess how an action is written: the one text field that it must have, else the likeliest, else a JSON object.
+
+    An action without fields is openenv's base class, whose server takes tool calls.
+    """
     properties: Mapping[str, Any] = (schema or {}).get("properties") or {}
     fields = {name: kind for name, kind in properties.items() if name != "metadata"}
+    if schema is not None and not fields and "oneOf" not in schema and "anyOf" not in schema:
+        return ActionMap(kind="mcp")
     needed = [name for name in (schema or {}).get("required") or () if name in fields]
     if any(not _is_text(fields[name]) for name in needed):
         return ActionMap(kind="json")

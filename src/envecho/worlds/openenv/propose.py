@@ -18,7 +18,7 @@ from envecho.errors import WorldError
 from envecho.seam import Observation
 from envecho.worlds.openenv.address import parse_address
 from envecho.worlds.openenv.facts import ServerFacts, fetch_facts
-from envecho.worlds.openenv.guess import guess_action, guess_source
+from envecho.worlds.openenv.guess import guess_map, guess_source
 from envecho.worlds.openenv.maps import FOLDER, EnvironmentMap
 from envecho.worlds.openenv.reading import find
 from envecho.worlds.openenv.suite import known_map
@@ -65,7 +65,7 @@ def propose_map(url: str) -> Proposal:
     """
     facts = fetch_facts(parse_address(url))
     known = known_map(facts)
-    environment = known or EnvironmentMap(name=facts.title, action=guess_action(facts.action))
+    environment = known or guess_map(facts)
     look = _look(facts, environment)
     if known is not None:
         text = _known_text(known)

@@ -22,7 +22,7 @@ _GRADER: Final = re.compile(
     re.IGNORECASE,
 )
 _OF_OPENENV: Final = ("metadata", "done", "reward")
-_MISSING: Final = object()
+_LONGEST_UNMAPPED: Final = 2_000
 _OF_TOOLS: Final = {Source.TOOL_RESULT, Source.TOOL_ERROR}
 
 
@@ -193,8 +193,10 @@ def _unmapped_segment(path: str, value: Any) -> Segment:
     if isinstance(value, str):
         source = Source.GRADER if looks_like_a_grader(path) else Source.HARNESS_NOTICE
         return Segment(source=source, text=clean(value))
-    source = Source.GRADER if looks_like_a_grader(path) else Source.STATUS
-    return Segment(source=source, text=clean(f"{path}: {text_of(value)}"))
+    source, text = Source.GRADER if looks_like_a_grader(path) else Source.STATUS, text_of(value)
+    if len(text) > _LONGEST_UNMAPPED:
+        text = f"[{len(text)} characters of data are not shown]"  # a picture, most likely
+    return Segment(source=source, text=clean(f"{path}: {text}"))
 
 
 # --- segments -----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from envecho.seam import Observation
 from envecho.trajectory import CALL_LABEL, CallOutcome, Segment, Source
 from envecho.worlds.openenv.actions import ActionWriter, NotSent, Sent, call_misfit
 from envecho.worlds.openenv.connection import Connection, Overdue, Refusal, Reply
-from envecho.worlds.openenv.facts import ServerFacts
+from envecho.worlds.openenv.facts import ServerFacts, fetch_tools
 from envecho.worlds.openenv.grading import Rewards, finish
 from envecho.worlds.openenv.maps import EnvironmentMap
 from envecho.worlds.openenv.own import own_observation
@@ -147,15 +147,22 @@ class OpenEnvWorld:
         )
 
     def _list_tools(self) -> tuple[Mapping[str, Any], ...]:
-        """Ask for the tools of this episode; some servers know them only after `reset`."""
+        """Ask for the tools of this episode; some servers know them only after `reset`.
+
+        A server whose action is a class of its own does not take the question as an action; its MCP route does.
+        """
         answer = self._connection.step(LIST_TOOLS, self._map.connection.step_seconds)
-        listed = answer.observation.get("tools") if isinstance(answer, Reply) else None
-        if not isinstance(answer, Reply) or not isinstance(listed, list):
+        listed: Any = answer.observation.get("tools") if isinstance(answer, Reply) else None
+        if isinstance(answer, Refusal) and answer.code == "VALIDATION_ERROR":
+            listed = fetch_tools(self._facts, self._map.connection.headers())
+        if not isinstance(listed, list):
             raise WorldLostError(f"{self._facts.address}: expected the list of its tools, found {str(answer)[:200]}")
-        told = find_text(answer.observation, "error") or find_text(answer.observation, "metadata.error")
+        stated = answer.observation if isinstance(answer, Reply) else {}
+        told = find_text(stated, "error") or find_text(stated, "metadata.error")
         if told:
             raise WorldError(f"{self._facts.address}: the tools cannot be listed: {told}")
-        return tuple(_tool_schema(tool, where=self._facts.address) for tool in listed)
+        tools: list[Any] = listed
+        return tuple(_tool_schema(tool, where=self._facts.address) for tool in tools)
 
     # --- answering ----------------------------------------------------------------------------------------------
 
