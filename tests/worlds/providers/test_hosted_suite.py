@@ -161,6 +161,17 @@ def test_a_lost_sandbox_is_stopped_when_its_last_episode_left():
     assert one.host.stopped == 1  # type: ignore[attr-defined]
 
 
+def test_a_closed_pool_starts_nothing():
+    """Catches a sandbox that is started after the last moment at which anybody would stop it."""
+    pool = HostPool(CountedHost, sessions=1, is_reused=False)
+    running = pool.take()
+    pool.close()
+    pool.give_back(running, is_lost=False)
+    assert running.host.stopped >= 1  # type: ignore[attr-defined]
+    with pytest.raises(WorldError, match="was closed"):
+        pool.take()
+
+
 @pytest.mark.parametrize(
     ("provider", "host", "message"),
     [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 from served_worlds import TOOLS, CounterSuite
-from world_server import WorldServer, wait_until
+from world_server import PATIENCE_SECONDS, SERVE, WorldServer, wait_until
 
 from envecho.worlds.suites import open_suite
 
@@ -288,6 +290,35 @@ def test_a_signal_ends_the_server_and_every_sandbox(tmp_path: Path, number: int)
     assert time.monotonic() - started < 8
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 2)
     session.close()
+
+
+def test_a_step_that_does_not_end_does_not_hold_the_server(tmp_path: Path):
+    """Catches a server that waits for a world's hung step, until somebody kills it and its sandboxes are left."""
+    server = WorldServer("served_worlds:CounterSuite", log=tmp_path / "log.txt")
+    with connect(server.url.replace("http", "ws") + "/ws") as session:
+        session.send(json.dumps({"type": "reset", "data": {"seed": 0}}))
+        session.recv()
+        hang = {"type": "call_tool", "tool_name": "sleep", "arguments": {"seconds": 60}}
+        session.send(json.dumps({"type": "step", "data": hang}))
+        time.sleep(0.3)
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 10
+    assert "1 steps did not end in time" in server.log.read_text()
+
+
+def test_one_line_on_standard_output_says_where_it_runs():
+    """Catches logs between the lines that a program reads, and an address that is no address."""
+    argv = [sys.executable, "-c", SERVE, "depot", "--port", "0"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    url = line.split()[-1]
+    assert line == f"depot at {url}\n"
+    assert requests.get(f"{url}/health", timeout=10).ok
+    process.send_signal(signal.SIGINT)
+    rest, log = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, rest, log) == (0, "", "")
 
 
 def test_counter_suite_is_what_the_server_serves(counter_server: WorldServer):

@@ -94,11 +94,11 @@ def route_name(name: str) -> str:
 
 
 def end_sessions(app: FastAPI) -> int:
-    """End all worlds that still run; return how many did not end their step in time and were closed under it."""
+    """End all worlds that still run; return how many steps did not end in time, their worlds closed under them."""
     from envecho.worlds.openenv.server_environment import close_running
 
     served: ServedSuite = app.state.served
-    return close_running(list(served.running), _STEP_GRACE_SECONDS)
+    return close_running(served, _STEP_GRACE_SECONDS)
 
 
 def _tools_of_first_task(suite: TaskSuite, split: str) -> tuple[Mapping[str, Any], ...]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -48,13 +49,14 @@ class ServedSuite:
     """What all sessions of a server share: the suite, the split of `reset` without one, and the tools of its tasks.
 
     `tools` are those of the split's first task; a session's own `reset` may state others. `running` are the
-    environments with a world.
+    environments with a world; `broken_off` those whose world was closed at the server's end in the middle of a step.
     """
 
     suite: TaskSuite
     split: str
     tools: tuple[Mapping[str, Any], ...]
     running: set[WorldEnvironment] = field(default_factory=set)
+    broken_off: set[WorldEnvironment] = field(default_factory=set)
 
 
 @final
@@ -245,9 +247,13 @@ def environment_factory(served: ServedSuite) -> Callable[[], WorldEnvironment]:
     return lambda: WorldEnvironment(served)
 
 
-def close_running(environments: Sequence[WorldEnvironment], seconds: float) -> int:
-    """End all worlds that still run, each after at most `seconds`; return how many were in the middle of a step."""
-    return sum(not environment.abandon(seconds) for environment in environments)
+def close_running(served: ServedSuite, seconds: float) -> int:
+    """End all worlds that still run, the last after `seconds`; return how many steps were broken off in all."""
+    deadline = time.monotonic() + seconds
+    for environment in list(served.running):
+        if not environment.abandon(max(0.0, deadline - time.monotonic())):
+            served.broken_off.add(environment)
+    return len(served.broken_off)
 
 
 def _result(observation: Observation) -> dict[str, Any]:

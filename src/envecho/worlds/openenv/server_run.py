@@ -71,7 +71,7 @@ def run_server(app: FastAPI, *, host: str, port: int, public: bool, on_ready: Ca
     )
     server = uvicorn.Server(config)
     url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
-    with bound, _ended_by_signals():
+    with bound, _ended_by_signals(server):
         asyncio.run(_serve(server, bound, lambda: on_ready(url)))
     return end_sessions(app)
 
@@ -140,9 +140,13 @@ async def _serve(server: Any, bound: socket.socket, ready: Callable[[], None]) -
 
 
 @contextmanager
-def _ended_by_signals() -> Generator[None]:
-    """Let a signal that uvicorn took and raises again at its end be no second end: worlds are still to be closed."""
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+def _ended_by_signals(server: Any) -> Generator[None]:
+    """Take signals before uvicorn does, and after: it raises again what it took while worlds are still to be closed."""
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -41,6 +41,7 @@ class HostPool:
         self._lock = threading.Lock()
         self._starting = threading.Lock()
         self._running: list[RunningHost] = []
+        self._closed = False
 
     def take(self) -> RunningHost:
         """Return a sandbox with room for one more episode; start one where none has.
@@ -48,7 +49,7 @@ class HostPool:
         Where sandboxes are shared, one start at a time: those who wait may find room in what was just started.
 
         Raises:
-            WorldError: it cannot start.
+            WorldError: it cannot start, or the pool was closed.
         """
         if not self._is_shared:
             return self._start()
@@ -66,8 +67,9 @@ class HostPool:
             running.host.stop()
 
     def close(self) -> None:
-        """Stop all sandboxes, also those in use."""
+        """Stop all sandboxes, also those in use, and start no more."""
         with self._lock:
+            self._closed = True
             running, self._running = self._running, []
         for each in running:
             try:
@@ -87,11 +89,16 @@ class HostPool:
             return found
 
     def _start(self) -> RunningHost:
+        if self._closed:
+            raise WorldError("the suite of this world was closed: open it again")
         host = self._make()
         running = RunningHost(host=host, url=host.start(), num_users=1)
         with self._lock:
-            self._running.append(running)
-        return running
+            if not self._closed:
+                self._running.append(running)
+                return running
+        host.stop()
+        raise WorldError("the suite of this world was closed while its sandbox started")
 
     def _forget(self, running: RunningHost) -> None:
         if running in self._running:
