@@ -14,6 +14,9 @@ import click
 VERBS: dict[str, str] = {
     "demo": "Train a real model on what a real shell answers, and report what it learnt.",
     "collect": "Run episodes in a world and write their trajectories.",
+    "record": "Run any agent and record its model calls, token for token.",
+    "check-world": "Check the contract of a world, one line for each check.",
+    "serve": "Serve a world of ours as an OpenEnv server.",
     "import": "Read traces that others wrote into trajectories.",
     "filter": "Copy the trajectories of a store that pass some conditions.",
     "split": "Split trajectories into files between which nothing leaks.",
@@ -24,7 +27,7 @@ VERBS: dict[str, str] = {
     "export": "Hand trajectories to other projects: chat messages, ATIF, OpenEnv, trainers' rows.",
     "report": "Turn a run folder into one self-contained HTML file.",
     "study": "Compare arms over seeds, paired, and report with intervals.",
-    "bench": "Measure rates and peak memory of import and store.",
+    "bench": "Measure rates and peak memory of import and store, and what the rollout loop costs.",
 }
 
 
