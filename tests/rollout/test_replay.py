@@ -15,6 +15,7 @@ from envecho.formats.agent_world_model import read
 from envecho.formats.reading import Document
 from envecho.recipes.terminal_jobs import explore_job, explore_jobs
 from envecho.rollout import EpisodeJob, collect, run_episode
+from envecho.rollout.protocol import cut_notice
 from envecho.rollout.replay import Place, actions_of, replay_jobs
 from envecho.rollout.replay_report import differences, replay_report
 from envecho.seam import Observation, Policy, World
@@ -243,6 +244,17 @@ def test_an_agent_world_model_episode_is_replayed_after_its_import(tmp_path: Pat
     assert (job.task_id, job.metadata["split"], job.metadata["task"]) == ("awm/shop/1", "train", 1)
     (episode_report,) = replay_report([trajectory], [run_episode(job)]).episodes
     assert (episode_report.num_turns, episode_report.num_equal) == (1, 1)
+
+
+def test_a_turn_that_was_cut_is_not_carried_out_the_second_time_either():
+    """Catches half a command that runs in the replay and changes what follows."""
+    suite = ShopSuite()
+    original = stored(suite)
+    half = Message(role="assistant", segments=(Segment(source=Source.POLICY, text='{"name": "get_p'),))
+    cut = original.with_messages((*original.messages[:2], half, cut_notice(3), *original.messages[2:]))
+    assert actions_of(cut) == actions_of(original)
+    (replayed,) = collect(replay_jobs([cut], suite))
+    assert replay_report([cut], [replayed]).equal_fraction == 1.0
 
 
 def test_labels_of_an_explorer_are_carried():

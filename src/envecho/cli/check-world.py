@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 @click.option("--sandbox", default="bubblewrap", show_default=True, help="Where the world runs, as in collect.")
 @click.option("--world-map", type=click.Path(path_type=Path), help="A TOML map of an OpenEnv environment.")
 @click.option("--seed-actions", type=click.Path(path_type=Path), help="A TOML file of actions that explorers may take.")
+@click.option("--rubric", metavar="MODULE:CLASS", help="An OpenEnv rubric that grades a server's episodes here.")
+@click.option("--image", help="The image that a provider starts; ours without this.")
+@click.option("--allow", multiple=True, metavar="HOST", help="A host that a provider's sandbox may reach; none else.")
 @click.option(
     "--grader-text", "grader_texts", multiple=True, metavar="TEXT",
     help="Words of the world's grader that no answer may hold; may be given again.",
@@ -43,9 +46,7 @@ if TYPE_CHECKING:
     help="The most characters of an observation.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
-def command(
-    world: str, sandbox: str, world_map: Path | None, seed_actions: Path | None, as_json: bool, **chosen: Any
-) -> None:
+def command(world: str, as_json: bool, **chosen: Any) -> None:
     """Check the contract of WORLD and of its tasks: one line for each check.
 
     WORLD is what --world takes: a name, module:factory, the URL of an OpenEnv server, or a folder or file of tasks. The
@@ -58,11 +59,13 @@ def command(
     """
     from envecho.worlds.check_named import CheckPlan, check_named, open_checked, proposed_map
     from envecho.worlds.check_subject import Expectations
-    from envecho.worlds.options import SuiteOptions
+    from envecho.worlds.options import HostOptions, SuiteOptions
 
     promised = {key: chosen.pop(key) for key in ("grader_texts", "flood_action", "most_characters")}
+    host = HostOptions(image=chosen.pop("image"), allow=chosen.pop("allow"))
+    stated = {key: chosen.pop(key) for key in ("sandbox", "world_map", "seed_actions", "rubric")}
+    options = SuiteOptions(**stated, host=host)
     plan = CheckPlan(expectations=Expectations(**promised), **chosen)
-    options = SuiteOptions(sandbox=sandbox, world_map=world_map, seed_actions=seed_actions)
     proposal = proposed_map(world, options)
     if proposal is not None and not as_json:
         _print_proposal(world, proposal)

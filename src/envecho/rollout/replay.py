@@ -7,6 +7,7 @@ differs (`replay_report`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -14,13 +15,16 @@ from typing import Any, Final, cast
 from envecho.errors import ConfigError
 from envecho.rollout.episode import EpisodeJob
 from envecho.seam import TaskSuite, World
-from envecho.trajectory import Trajectory
-from envecho.worlds.explore.history import exchanges
+from envecho.trajectory import Message, Source, Trajectory
+from envecho.worlds.explore.history import Exchange, exchanges
 from envecho.worlds.scripts import ScriptedPolicy
 from envecho.worlds.tool_calls import ANSWER_PREFIX, Unparsed, parse_action
 
 MOST_SEARCHED: Final = 1000
 """How many tasks of a split are looked at for the id of a stored trajectory."""
+
+_CUT: Final = re.compile(r"\[the reply was cut after \d+ tokens and not carried out\]")
+"""What `envecho.rollout.protocol.cut_notice` says; a test keeps the two together."""
 
 _CARRIED_LABELS: Final = ("view", "operation")
 """What an explorer knew of its own command holds again when the same commands are taken in the same order."""
@@ -72,13 +76,24 @@ def replay_jobs(
 def actions_of(trajectory: Trajectory) -> list[str]:
     """Return what the policy did, as texts that a world takes; structured calls are written out.
 
-    A last message without a call, after structured calls, is the final answer: `answer: TEXT`.
+    A turn that was cut before its end was not carried out, and is left out. A last message without a call, after
+    structured calls, is the final answer: `answer: TEXT`.
     """
     return [text for text, _ in _scripted(trajectory)]
 
 
-def _scripted(trajectory: Trajectory) -> list[tuple[str, Mapping[str, str]]]:
+def carried_out(trajectory: Trajectory) -> list[Exchange]:
+    """Return the actions that a world got, each with its answers: without turns that the rollout cut."""
     _, history = exchanges(trajectory.messages)
+    return [exchange for exchange in history if not any(_is_cut_notice(answer) for answer in exchange.answers)]
+
+
+def _is_cut_notice(answer: Message) -> bool:
+    return any(s.source is Source.FORMAT_WARNING and _CUT.fullmatch(s.text) for s in answer.segments)
+
+
+def _scripted(trajectory: Trajectory) -> list[tuple[str, Mapping[str, str]]]:
+    history = carried_out(trajectory)
     lines: list[tuple[str, Mapping[str, str]]] = []
     for exchange in history:
         labels = {key: value for answer in exchange.answers for key, value in answer.labels.items()}

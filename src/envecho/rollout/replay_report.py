@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
+from envecho.rollout.replay import carried_out
 from envecho.trajectory import Role, Source, StopReason, Trajectory
 from envecho.worlds.explore.history import Exchange, exchanges
 
@@ -182,14 +183,14 @@ def replay_report(stored: Iterable[Trajectory], replayed: Iterable[Trajectory]) 
 def differences(stored: Trajectory, replayed: Trajectory) -> list[Difference]:
     """Return what differs, turn by turn, for the turns that both have."""
     found: list[Difference] = []
-    pairs = zip(_history(stored), _history(replayed), strict=False)
+    pairs = zip(carried_out(stored), carried_out(replayed), strict=False)
     for turn, (one, other) in enumerate(pairs):
         found += _turn_differences(turn, one, other)
     return found
 
 
 def _episode(stored: Trajectory, replayed: Trajectory) -> ReplayedEpisode:
-    before, after = _history(stored), _history(replayed)
+    before, after = carried_out(stored), carried_out(replayed)
     pairs = [(one, other) for one, other in zip(before, after, strict=False) if _output(one) or _output(other)]
     tools, live = _tool_names(stored), _tool_names(replayed)
     return ReplayedEpisode(
@@ -205,10 +206,6 @@ def _episode(stored: Trajectory, replayed: Trajectory) -> ReplayedEpisode:
         stop_reason=replayed.stop_reason,
         differences=tuple(differences(stored, replayed)),
     )
-
-
-def _history(trajectory: Trajectory) -> list[Exchange]:
-    return exchanges(trajectory.messages)[1]
 
 
 def _task(trajectory: Trajectory) -> str:

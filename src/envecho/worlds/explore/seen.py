@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 from envecho.trajectory import Message, Source
 
 _READ: Final = frozenset({Source.TASK, Source.TOOL_RESULT, Source.STDOUT, Source.USER_REPLY})
-_MOST_FACTS: Final = 4000
+_MOST_VALUES: Final = 4000
 _DEEPEST: Final = 12
 _LINE: Final = re.compile(r"^[\s\-*>]*[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s*[:=]\s*(\S.*?)[,;]?\s*$")
 _PAIR: Final = re.compile(r"([A-Za-z_]\w{0,40})=(\"[^\"]*\"|'[^']*'|[^\s,;&]+)")
@@ -36,12 +36,11 @@ OWN_NAMES: Final = frozenset({"id", "name", "key", "code", "uuid", "title", "num
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fact:
-    """A value that an answer held: its key and the kind of thing that it belongs to, both as `words_of` writes them."""
+class Meaning:
+    """What a value is: its key, and the kind of thing that it belongs to, both as `words_of` writes them."""
 
     key: str
     thing: str
-    value: Any
 
 
 def words_of(name: str) -> list[str]:
@@ -64,11 +63,12 @@ def _joined(name: str) -> str:
 
 @final
 class Seen:
-    """The facts of an episode so far, oldest first; every fact stands once."""
+    """The values of an episode so far by what they mean, oldest first."""
 
     def __init__(self) -> None:
-        self._facts: dict[tuple[str, str, str], Fact] = {}
+        self._values: dict[Meaning, dict[str, Any]] = {}
         self._texts: list[str] = []
+        self._num_values = 0
 
     def read(self, message: Message, *, things: Sequence[str] = ()) -> None:
         """Take in what a message says; `things` are the words of the tool that it answers, without the verb."""
@@ -76,16 +76,18 @@ class Seen:
             if segment.source in _READ:
                 self._texts.append(segment.text)
                 for key, thing, value in _facts(segment.text, "_".join(things)):
-                    if len(self._facts) < _MOST_FACTS:
-                        fact = Fact(key=_joined(key), thing=thing, value=value)
-                        self._facts.setdefault((fact.key, thing, json.dumps(value)), fact)
+                    values = self._values.setdefault(Meaning(key=_joined(key), thing=thing), {})
+                    name = json.dumps(value)
+                    if name not in values and self._num_values < _MOST_VALUES:
+                        values[name] = value
+                        self._num_values += 1
 
     def holds(self, text: str) -> bool:
         """Whether something that the world said holds this text."""
         return any(text in one for one in self._texts)
 
     def candidates(self, parameter: str, *, things: Sequence[str], kind: str) -> list[Any]:
-        """Return what a parameter may be, from the likeliest meaning down; values of one meaning are in one group.
+        """Return the values that a parameter may have: those of the likeliest meanings, oldest first.
 
         Args:
             parameter: its name.
@@ -93,12 +95,11 @@ class Seen:
             kind: a JSON schema `format`, or an empty text.
         """
         wanted, own = _joined(parameter), "_".join(things)
-        scored: dict[int, list[Any]] = {}
-        for fact in self._facts.values():
-            if score := _score(fact, wanted, own):
-                scored.setdefault(score, []).append(fact.value)
-        if scored:
-            return _distinct(scored[max(scored)])
+        scores = {meaning: _score(meaning, wanted, own) for meaning in self._values}
+        best = max(scores.values(), default=0)
+        if best:
+            likeliest = [meaning for meaning, score in scores.items() if score == best]
+            return _distinct([value for meaning in likeliest for value in self._of(meaning)])
         return self._by_form(wanted, own, kind)
 
     def _by_form(self, wanted: str, own: str, kind: str) -> list[Any]:
@@ -109,27 +110,31 @@ class Seen:
             return _distinct([found for text in self._texts for found in form.findall(text)])
         if last not in _KEYWORDS:
             return []
-        telling = [fact for fact in self._facts.values() if fact.key in _TELLING]
-        texts = [fact.value for fact in telling if fact.thing == own] or [fact.value for fact in telling]
+        telling = [meaning for meaning in self._values if meaning.key in _TELLING]
+        of_the_kind = [meaning for meaning in telling if meaning.thing == own] or telling
+        texts = [value for meaning in of_the_kind for value in self._of(meaning)]
         return _distinct([word for text in texts if isinstance(text, str) for word in text.split() if len(word) > 3])
 
+    def _of(self, meaning: Meaning) -> Iterable[Any]:
+        return self._values[meaning].values()
 
-def _score(fact: Fact, wanted: str, own: str) -> int:
-    """How sure it is that a fact says what the parameter `wanted` of a tool about `own` means; 0: not at all."""
-    *others, thing = fact.thing.split("_")
-    if fact.key not in OWN_NAMES:
-        if wanted in (fact.key, f"{fact.thing}_{fact.key}"):
+
+def _score(meaning: Meaning, wanted: str, own: str) -> int:
+    """How sure it is that a parameter `wanted`, of a tool about `own`, takes values of this meaning; 0: not at all."""
+    *others, thing = meaning.thing.split("_")
+    if meaning.key not in OWN_NAMES:
+        if wanted in (meaning.key, f"{meaning.thing}_{meaning.key}"):
             return 6
-        return 2 if "_" in fact.key and wanted.endswith(f"_{fact.key}") else 0
+        return 2 if "_" in meaning.key and wanted.endswith(f"_{meaning.key}") else 0
     if not thing:
         return 0
-    if wanted == f"{fact.thing}_{fact.key}" or (wanted == fact.key and own == fact.thing):
+    if wanted == f"{meaning.thing}_{meaning.key}" or (wanted == meaning.key and own == meaning.thing):
         return 6
     # `id` of `get_product` and `product_id` are the `id` of what `list_new_products` answered.
-    if wanted == f"{thing}_{fact.key}" or (wanted == fact.key and thing in own.split("_")):
+    if wanted == f"{thing}_{meaning.key}" or (wanted == meaning.key and thing in own.split("_")):
         return 4
     # `sender_account_id` is an account's id; `get_user_orders` may tell a user's id; `product` may be an id or a name.
-    if wanted.endswith(f"_{thing}_{fact.key}") or wanted in [f"{other}_{fact.key}" for other in others]:
+    if wanted.endswith(f"_{thing}_{meaning.key}") or wanted in [f"{other}_{meaning.key}" for other in others]:
         return 3
     return 1 if wanted == thing else 0
 
