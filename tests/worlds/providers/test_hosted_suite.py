@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -159,6 +161,25 @@ def test_a_lost_sandbox_is_stopped_when_its_last_episode_left():
     assert pool.take() is not one
     pool.give_back(two, is_lost=False)
     assert one.host.stopped == 1  # type: ignore[attr-defined]
+
+
+def test_the_end_of_the_process_stops_what_a_thread_was_stopping(ledger: Ledger):
+    """Catches a server that outlives a run: its suite went away in a daemon thread, which the process's end cut off."""
+    code = (
+        "import sys, threading\nfrom pathlib import Path\n"
+        "from envecho.worlds.providers.ledger import Ledger\n"
+        "from envecho.worlds.providers.pool import HostPool\n"
+        "from envecho.worlds.providers.process import ProcessHost\n"
+        "from envecho.worlds.providers.provider import HostSpec\n"
+        "spec = HostSpec(world='depot', sandbox='bubblewrap', max_turns=4, max_sessions=2)\n"
+        "pool = HostPool(lambda: ProcessHost(spec, Ledger(Path(sys.argv[1]))), sessions=2, is_reused=True)\n"
+        "print(pool.take().host.key, flush=True)\n"
+        "threading.Thread(target=pool.close, daemon=True).start()\n"
+    )
+    folder = ledger.folder.parent / "of-another"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True, check=True)
+    assert holders_of(done.stdout.strip()) == []
+    assert Ledger(folder).entries() == []
 
 
 def test_a_closed_pool_starts_nothing():

@@ -7,6 +7,7 @@ arguments of each provider (`docker`, `modal`, `daytona`, `aca`, `hf`).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, final
@@ -49,6 +50,7 @@ class ContainerHost:
         self._spec, self._ledger, self._make, self._port = spec, ledger, make, port
         self._start_options, self._started = start_options, started
         self._provider: ContainerProvider | None = None
+        self._stopping = threading.Lock()
         if spec.image is None:
             raise ConfigError(f"{name}: name the image to run; docs/serving.md says how to build it")
 
@@ -80,22 +82,23 @@ class ContainerHost:
         return url
 
     def stop(self) -> None:
-        """Delete the sandbox; may be called twice.
+        """Delete the sandbox; may be called twice, and returns when it is deleted.
 
         Raises:
             WorldError: the provider could not; the ledger keeps the entry, and `remove_leaked` tries again.
         """
-        provider, self._provider = self._provider, None
-        if provider is None:
-            return
-        try:
-            provider.stop_container()
-        except Exception as error:  # an SDK may raise anything
-            raise WorldError(f"{self.name}: sandbox {self.key} was not stopped: {error}") from error
-        finally:
-            with suppress(Exception):  # the client of the SDK; the sandbox is what matters
-                provider.close()
-        self._ledger.remove(self.key)
+        with self._stopping:
+            provider, self._provider = self._provider, None
+            if provider is None:
+                return
+            try:
+                provider.stop_container()
+            except Exception as error:  # an SDK may raise anything
+                raise WorldError(f"{self.name}: sandbox {self.key} was not stopped: {error}") from error
+            finally:
+                with suppress(Exception):  # the client of the SDK; the sandbox is what matters
+                    provider.close()
+            self._ledger.remove(self.key)
 
     def _give_up(self) -> None:
         if self._provider is None:

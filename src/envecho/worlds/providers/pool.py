@@ -5,6 +5,7 @@ Not here: what an episode does in one (`suite`), and how one is started (`known`
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 from collections.abc import Callable
@@ -42,6 +43,7 @@ class HostPool:
         self._starting = threading.Lock()
         self._running: list[RunningHost] = []
         self._closed = False
+        atexit.register(self.close)
 
     def take(self) -> RunningHost:
         """Return a sandbox with room for one more episode; start one where none has.
@@ -67,15 +69,22 @@ class HostPool:
             running.host.stop()
 
     def close(self) -> None:
-        """Stop all sandboxes, also those in use, and start no more."""
+        """Stop all sandboxes, also those in use, and start no more; may be called twice, also at the same time.
+
+        A sandbox is forgotten when it was stopped, not before: the end of the process waits for those that are being
+        stopped by a thread for which it would not wait.
+        """
         with self._lock:
             self._closed = True
-            running, self._running = self._running, []
+            running = list(self._running)
         for each in running:
             try:
                 each.host.stop()
             except WorldError as error:  # the ledger keeps it; the others are to be stopped too
                 log.warning("%s", error)
+            with self._lock:
+                self._forget(each)
+        atexit.unregister(self.close)
 
     @property
     def _is_shared(self) -> bool:

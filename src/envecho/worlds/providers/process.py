@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,7 @@ class ProcessHost:
         self.key = new_key()
         self._spec, self._ledger = spec, ledger
         self._process: subprocess.Popen[str] | None = None
+        self._stopping = threading.Lock()
         if spec.image is not None:
             raise ConfigError(f"{NAME}: the server runs from this installation, found the image {spec.image!r}")
         if spec.allow:
@@ -55,18 +57,19 @@ class ProcessHost:
             raise
 
     def stop(self) -> None:
-        """End the server, which ends its worlds; may be called twice."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-        self._ledger.remove(self.key)
+        """End the server, which ends its worlds; may be called twice, and returns when it has ended."""
+        with self._stopping:
+            process, self._process = self._process, None
+            if process is not None:
+                process.terminate()
+                try:
+                    process.wait(_STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+                if process.stdout is not None:
+                    process.stdout.close()
+            self._ledger.remove(self.key)
 
     def _launch(self) -> subprocess.Popen[str]:
         code = "from envecho.cli.serve import command; command()"

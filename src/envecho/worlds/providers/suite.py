@@ -84,6 +84,7 @@ class HostedSuite:
         self.name, self.splits = tasks.name, tasks.splits
         self._tasks, self._pool, self._connect = tasks, pool, connect
         self._finalizer = weakref.finalize(self, pool.close)
+        self._finalizer.atexit = False  # the pool itself sees to the end of the process
 
     def num_tasks(self, split: str) -> int | None:
         """As the suite says."""
