@@ -9,9 +9,12 @@ import pytest
 from openenv_shapes import EVENTS
 
 from envecho.errors import WorldError
+from envecho.rollout import EpisodeJob, run_episode
 from envecho.seam import Observation, World
-from envecho.trajectory import Source
+from envecho.trajectory import Source, StopReason
 from envecho.trajectory.roles import Role
+from envecho.worlds.openenv.maps import FOLDER, shipped_maps
+from envecho.worlds.openenv.suite import seed_actions_of
 
 Start = Callable[..., World]
 
@@ -262,3 +265,27 @@ def test_agent_world_model_scenarios_are_tasks_in_three_splits(suite: Callable[.
     assert names["validation"] == {f"agent_world_model_env/shop_{n}/task-0" for n in (8, 18)}
     assert len(names["train"]) == tasks.num_tasks("train") == 30 - 4 - 2
     assert len({name.rsplit("/", 1)[0] for found in names.values() for name in found}) == 20
+
+
+@pytest.mark.parametrize("name", ["coding_env", "repl_env", "tbench2_env", "git_env", "textarena_env"])
+def test_an_explorer_knows_lines_where_an_action_is_free_text(suite: Callable[..., object], name: str):
+    """Catches a known environment that cannot be explored, and lines that the map refuses or sends otherwise."""
+    tasks = suite(name, max_turns=6)
+    job = EpisodeJob(
+        id="e",
+        task_id="t",
+        seed=0,
+        make_world=lambda: tasks.make_world("train", 0),
+        make_policy=lambda: tasks.scripted_policy("train", 0, policy="explore", seed=1),
+    )
+    record = run_episode(job, max_turns=6)
+    assert record.stop_reason is StopReason.COMPLETED, record.messages[-1].content
+    assert {answer.labels["call"] for answer in record.messages if "call" in answer.labels} == {"valid"}
+    assert len({message.content for message in record.messages if message.role == "assistant"}) > 1
+
+
+def test_every_list_of_lines_belongs_to_a_map():
+    """Catches lines that nobody finds, and lines for a map that no longer exists."""
+    lists = {path.stem for path in (FOLDER / "explore").glob("*.toml")}
+    assert lists <= shipped_maps().keys()
+    assert all(seed_actions_of(environment) for name, environment in shipped_maps().items() if name in lists)

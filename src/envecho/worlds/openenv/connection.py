@@ -260,18 +260,20 @@ def _one_session(client_class: Any) -> Any:
     """Return the client without its silent reconnect.
 
     OpenEnv's client opens a new session where the old one is gone; the next step would act on an environment that was
-    never reset. `test_a_restarted_server_is_no_new_session` pins it.
+    never reset. `test_a_lost_connection_is_no_new_session` pins it. A socket that the server has closed is kept: what
+    the server said before (that it is full) may still be read from it.
     """
 
     class OneSession(client_class):
         _was_connected = False
 
         async def _connect_async(self) -> Any:
-            if self._was_connected and (self._ws is None or self._ws.close_code is not None):
+            if not self._was_connected:
+                await super()._connect_async()
+                self._was_connected = True
+            elif self._ws is None:
                 raise ConnectionResetError("the session is gone; a new one would not know the episode")
-            connected = await super()._connect_async()
-            self._was_connected = True
-            return connected
+            return self
 
     return OneSession
 

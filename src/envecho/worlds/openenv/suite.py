@@ -8,6 +8,7 @@ Not here: the worlds (`world`), the maps (`maps`), and which tasks there are (`t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, final
 
 from envecho.errors import ConfigError, did_you_mean
@@ -15,7 +16,7 @@ from envecho.seam import Policy, TaskSuite, World
 from envecho.worlds.openenv.address import parse_address
 from envecho.worlds.openenv.facts import ServerFacts, fetch_facts
 from envecho.worlds.openenv.guess import guess_map
-from envecho.worlds.openenv.maps import EnvironmentMap, load_map, recognise
+from envecho.worlds.openenv.maps import FOLDER, EnvironmentMap, load_map, recognise
 from envecho.worlds.openenv.rubric import RubricWorld, load_rubric
 from envecho.worlds.openenv.tasks import RemoteTasks, find_tasks
 from envecho.worlds.openenv.world import OpenEnvWorld
@@ -50,6 +51,12 @@ def known_map(facts: ServerFacts) -> EnvironmentMap | None:
     """Return our map of a server's environment, if we have one."""
     names = (facts.environment, facts.name)
     return recognise(filter(None, names), facts.action_fields, facts.observation_fields)
+
+
+def seed_actions_of(environment: EnvironmentMap) -> Path | None:
+    """Return the file of actions that an explorer takes in an environment of free text, where we have one."""
+    file = FOLDER / "explore" / f"{environment.name}.toml"
+    return file if file.is_file() else None
 
 
 @final
@@ -105,10 +112,11 @@ class OpenEnvSuite:
         from envecho.worlds.explore import explore_actions
 
         tools = self._episode_tools(split, number) if self._map.action.kind in ("mcp", "message") else ()
+        seeds = self._options.seed_actions or seed_actions_of(self._map)
         return explore_actions(
-            None if tools else self._action_schema(),
+            None if tools else self._action_schema(has_seeds=seeds is not None),
             tools,
-            seed_actions=self._options.seed_actions,
+            seed_actions=seeds,
             num_actions=self._options.max_turns,
             seed=seed,
         )
@@ -120,9 +128,11 @@ class OpenEnvSuite:
         finally:
             world.close()
 
-    def _action_schema(self) -> Mapping[str, Any]:
-        """The schema of an action without what the map fills in itself."""
-        if self._map.action.kind in ("message", "tokens", "mcp") or self._facts.action is None:
+    def _action_schema(self, *, has_seeds: bool) -> Mapping[str, Any]:
+        """The schema of an action without what the map fills in itself; a text alone where texts are known."""
+        if self._map.action.kind != "json" and (self._map.action.kind != "text" or has_seeds):
+            return _ANY_TEXT
+        if self._facts.action is None:
             return _ANY_TEXT
         schema = dict(self._facts.action)
         filled = {"metadata", *self._map.action.constants}
