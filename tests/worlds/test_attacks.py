@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,3 +166,15 @@ def test_shared_memory_counts_and_each_page_counts_once():
         before = measure().shared_memory
         assert "bytes of memory" in (session.run("python3 shared.py each; sleep 1").sandbox_stopped or "")
     assert peak.most_bytes - before < 1 << 30
+
+
+def test_a_slow_keeper_is_waited_for():
+    """Catches a sandbox given up, and an episode graded 0, because a busy machine let the keeper wait for a moment."""
+    with TerminalSession(SimpleNamespace(seed=1, files={"x": "real\n"})) as session:
+        session.run("true")
+        os.kill(session.host_pid, signal.SIGSTOP)
+        timer = threading.Timer(0.4, os.kill, (session.host_pid, signal.SIGCONT))
+        timer.start()
+        assert session.start_fresh_shell()
+        timer.join()
+        assert session.run("cat x").stdout == "real\n"

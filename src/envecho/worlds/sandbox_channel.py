@@ -117,8 +117,9 @@ class Channel:
             waited = self._read_report(nonces) if self._report in readable else None
             if waited is None and (now := time.monotonic()) >= next_check:
                 next_check = now + _POLL_SECONDS
-                # The order matters: a report is written before the last line is read.
-                if not self._pending and _num_unread(self._script) == 0:
+                # The order matters: a report is written before the last line is read. Where no command is waited for,
+                # only for a killed shell's end, an empty pipe says nothing: the keeper may still have to notice.
+                if "done" in nonces and not self._pending and _num_unread(self._script) == 0:
                     waited = self._read_report(nonces) or Waited(outcome=Outcome.CONTROL_LOST)
             if waited is None and flood_bytes is not None and stdout.num_bytes + stderr.num_bytes > flood_bytes:
                 waited = Waited(outcome=Outcome.FLOOD)

@@ -48,7 +48,7 @@ def test_refused_tasks_are_listed_with_their_reasons(write_task, tmp_path: Path)
     ("options", "message"),
     [
         (SuiteOptions(families=("smal",)), "no task has the category or name 'smal'. Did you mean 'small'"),
-        (SuiteOptions(sandbox="unsafe-host"), "tasks run in the sandbox bubblewrap, found 'unsafe-host'"),
+        (SuiteOptions(sandbox="unsafe-host"), "tasks run in bubblewrap or harbor:PROVIDER, found 'unsafe-host'"),
     ],
 )
 def test_options_that_cannot_be_followed_are_refused(write_task, tmp_path: Path, options: SuiteOptions, message: str):

@@ -12,6 +12,7 @@ import base64
 import json
 import math
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,26 +55,30 @@ def grade(session: TerminalSession, task: HarborTask, folder: str) -> Grade:
     place = f"cd {shlex.quote(folder)} 2>/dev/null || cd /"
     command = f"{place}; env {environment} /tests/test.sh >{LOG_FOLDER}/test-stdout.txt 2>&1"
     ran = session.run(command, task.settings.verifier.timeout_sec)
-    if session.stopped is not None:
+    if session.stopped is not None or not session.start_fresh_shell():
         return Grade(reward=0.0, problem=f"the sandbox was stopped while grading: {session.stopped}")
-    session.start_fresh_shell()
     output = _read(session, "test-stdout.txt") or ""
     if ran.timed_out:
         seconds = task.settings.verifier.timeout_sec
         return Grade(reward=0.0, output=output, problem=f"the verifier took more than {seconds:g} s")
-    return _from_files(session, output)
+    return reward_of(lambda name: _read(session, name), output, status=ran.exit_status)
 
 
-def _from_files(session: TerminalSession, output: str) -> Grade:
+def reward_of(read: Callable[[str], str | None], output: str, *, status: int | None) -> Grade:
+    """Return the grade that the reward files say; `read` returns a file of /logs/verifier, or None without it.
+
+    `status` is the verifier's exit status, which says what went wrong where there is no reward.
+    """
     for name, parse in {"reward.json": json.loads, "reward.txt": float}.items():
-        text = _read(session, name)
+        text = read(name)
         if text is None:
             continue
         try:
             return Grade(reward=_number(parse(text)), output=output)
         except (ValueError, TypeError, RecursionError) as error:
             return Grade(reward=0.0, output=output, problem=f"{name}: {error}; found {text[:60]!r}")
-    return Grade(reward=0.0, output=output, problem="the verifier wrote neither reward.json nor reward.txt")
+    problem = f"the verifier wrote neither reward.json nor reward.txt; its exit status is {status}"
+    return Grade(reward=0.0, output=output, problem=problem)
 
 
 def _number(value: Any) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import final
@@ -19,9 +19,11 @@ from envecho.seam import Policy, World
 from envecho.worlds.options import SuiteOptions
 from envecho.worlds.sandbox_files import pack
 from envecho.worlds.scripts import ScriptedPolicy
+from envecho.worlds.tasks.containers import HARBOR_PREFIX, harbor_places
 from envecho.worlds.tasks.explorer import TaskExplorer
 from envecho.worlds.tasks.folder import HarborTask, find_tasks, read_task
 from envecho.worlds.tasks.locally import Refused, plan_locally
+from envecho.worlds.tasks.places import TaskPlace
 from envecho.worlds.tasks.shell_lines import top_level_commands
 from envecho.worlds.tasks.world import LAST_WORD, HarborTaskWorld
 
@@ -34,8 +36,8 @@ _NEEDS_ITS_FILE = re.compile(r""""\$0"|\$\{0|BASH_SOURCE|/solution|^(exit|return
 class HarborTaskSuite:
     """The tasks of one folder as a `envecho.seam.TaskSuite`.
 
-    `refused` maps the name of each task that cannot run here to the reasons. A number beyond a split's tasks starts
-    over.
+    `refused` maps the name of each task that cannot run here to the reasons; with `open_place`, which runs tasks
+    elsewhere, none is refused. A number beyond a split's tasks starts over.
 
     Raises:
         ConfigError: no task can run here, or no task has one of `categories`.
@@ -44,12 +46,19 @@ class HarborTaskSuite:
 
     splits = SPLITS
 
-    def __init__(self, path: Path, *, max_turns: int = 16, categories: Sequence[str] = ()) -> None:
-        self.name, self._max_turns = str(path), max_turns
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_turns: int = 16,
+        categories: Sequence[str] = (),
+        open_place: Callable[[HarborTask], TaskPlace] | None = None,
+    ) -> None:
+        self.name, self._max_turns, self._open_place = str(path), max_turns, open_place
         tasks = _chosen([read_task(folder) for folder in find_tasks(path)], categories)
-        plans = {task.name: plan_locally(task) for task in tasks}
-        if len(plans) != len(tasks):
+        if len({task.name for task in tasks}) != len(tasks):
             raise ConfigError(f"{path}: two task folders have the same name, expected a name for each")
+        plans = {task.name: plan_locally(task) for task in tasks} if open_place is None else {}
         self._refused = {name: plan.reasons for name, plan in plans.items() if isinstance(plan, Refused)}
         runnable = [task for task in tasks if task.name not in self._refused]
         if not runnable:
@@ -87,7 +96,7 @@ class HarborTaskSuite:
 
     def make_world(self, split: str, number: int) -> World:
         """Return a world for one task."""
-        return HarborTaskWorld(self.task(split, number), max_turns=self._max_turns)
+        return HarborTaskWorld(self.task(split, number), max_turns=self._max_turns, open_place=self._open_place)
 
     def scripted_policy(self, split: str, number: int, *, policy: str, seed: int) -> Policy:
         """Return the reference solution as commands (`oracle`), or the explorer of this task."""
@@ -107,13 +116,18 @@ class HarborTaskSuite:
 def open_tasks(path: Path, options: SuiteOptions) -> HarborTaskSuite:
     """Return the tasks below a folder; `options.families` keeps tasks by `[metadata] category` or by name.
 
+    `options.sandbox` is `bubblewrap`, or `harbor:` and a provider that Harbor knows, such as `harbor:docker`.
+
     Raises:
-        ConfigError: the options name another sandbox than bubblewrap, or leave no task that runs here.
+        ConfigError: the options name another sandbox, Harbor is not installed, or no task is left that runs.
         DataError: a task folder is broken.
     """
-    if options.sandbox != "bubblewrap":
-        raise ConfigError(f"tasks run in the sandbox bubblewrap, found {options.sandbox!r}")
-    return HarborTaskSuite(path, max_turns=options.max_turns, categories=options.families)
+    open_place = None
+    if options.sandbox.startswith(HARBOR_PREFIX):
+        open_place = harbor_places(options.sandbox.removeprefix(HARBOR_PREFIX))
+    elif options.sandbox != "bubblewrap":
+        raise ConfigError(f"tasks run in bubblewrap or {HARBOR_PREFIX}PROVIDER, found {options.sandbox!r}")
+    return HarborTaskSuite(path, max_turns=options.max_turns, categories=options.families, open_place=open_place)
 
 
 def split_of(task: HarborTask) -> str:
