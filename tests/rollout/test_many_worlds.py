@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from failing_worlds import (
@@ -250,6 +253,29 @@ def test_a_hung_world_that_is_made_too_late_is_closed_by_who_made_it(registry):
     assert registry.made() == []
     registry.release.set()
     assert eventually(lambda: [w.num_closes for w in registry.made()] == [1])
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_world_that_hangs_keeps_no_process_from_ending(interrupted):
+    """Catches a command that never returns its prompt, at its end or on Ctrl-C, because a thread waits for a world."""
+    code = (
+        "import os, signal, threading\n"
+        "from failing_worlds import Registry, quick, scripted_jobs\n"
+        "from envecho.rollout import WorldLimits, collect\n"
+        "limits = quick()\n"
+        f"if {interrupted}:\n"
+        "    limits = WorldLimits(grace_seconds=0.3)\n"
+        "    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "print([t.stop_reason.value for t in collect(scripted_jobs(['step_hangs'] * 3, Registry()), limits=limits)])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60
+    )
+    if interrupted:
+        assert done.returncode != 0
+        assert "KeyboardInterrupt" in done.stderr
+    else:
+        assert (done.returncode, done.stdout) == (0, "['timeout', 'timeout', 'timeout']\n")
 
 
 @pytest.mark.parametrize("kind", ["slow", "step_hangs"])

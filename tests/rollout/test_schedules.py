@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 from failing_worlds import FailingWorld, Registry, StopEngine, roll
 
 from envecho.engines.local import LocalEngine
@@ -20,12 +22,15 @@ from envecho.worlds.depot.suite import DepotSuite
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory) -> tuple[LocalEngine, ChatTokenizer]:
+def policy(tmp_path_factory) -> Iterator[tuple[LocalEngine, ChatTokenizer]]:
     """A small Llama that has seen commands of the depot a few times: its turns end, whatever they say."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more of them wait for each other where other processes use the cores
     folder = tmp_path_factory.mktemp("depot")
     make_depot_start(folder, num_plans=1, steps_per_plan=10, num_even_steps=1, hidden_size=16, learning_rate=2e-2)
     engine = LocalEngine(folder, device="cpu", compute_dtype="float32", seed=1, trains=False)
-    return engine, ChatTokenizer.from_pretrained(folder)
+    yield engine, ChatTokenizer.from_pretrained(folder)
+    torch.set_num_threads(num_threads)
 
 
 class _Late:

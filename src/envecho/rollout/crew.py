@@ -56,6 +56,7 @@ class Crew:
         self.stopping = threading.Event()
         self._permits = threading.Semaphore(num_workers)
         self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="rollout-watch", daemon=True)
         self._next = self._num_taken = self._num_over = self._num_hung = 0
         self._live: dict[int, LiveEpisode] = {}
         self._aside: set[int] = set()
@@ -67,7 +68,7 @@ class Crew:
     def __enter__(self) -> Self:
         for _ in range(self._num_live):
             self._hire()
-        threading.Thread(target=self._watch, name="rollout-watch", daemon=True).start()
+        self._watcher.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
@@ -80,6 +81,7 @@ class Crew:
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
         self._over.set()
+        self._watcher.join()
         with self.changed:
             live = list(self._live.values())
         for episode in live:
