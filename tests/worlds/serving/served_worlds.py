@@ -80,8 +80,9 @@ class CounterWorld:
 
 
 class FaultyWorld:
-    """Does what the action names: a bug, an error of the world, a reward that is no number."""
+    """Does what the action names: a bug, an error of the world, a reward that is no number, a bug at the end."""
 
+    fails_at_the_end = False
     state: Mapping[str, Any] = {"episode_id": "e", "step_count": 0}
 
     def reset(self, seed: int | None = None, episode_id: str | None = None, **kwargs: Any) -> Observation:
@@ -94,11 +95,13 @@ class FaultyWorld:
             raise KeyError("missing")
         if action == "error":
             raise WorldError("the machine is gone")
+        self.fails_at_the_end = action == "at the end"
         reward = float("inf") if action == "infinite" else None
         return Observation(segments=(Segment(source=Source.STDOUT, text="fine"),), reward=reward)
 
     def close(self) -> None:
-        pass
+        if self.fails_at_the_end:
+            raise ZeroDivisionError("while closing")
 
 
 class CounterSuite:

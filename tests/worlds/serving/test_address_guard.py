@@ -57,6 +57,8 @@ def test_a_name_without_an_address_is_refused():
         ({"Host": "evil.example"}, 403),
         ({"Host": "evil.example", "Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Host": "["}, 403),
+        ({"Host": ""}, 403),
         ({"Host": "localhost"}, 200),
     ],
 )

@@ -208,6 +208,14 @@ def test_a_bug_stands_in_the_log_with_its_traceback(faulty_server: WorldServer):
     assert 'raise KeyError("missing")' in faulty_server.log.read_text()
 
 
+def test_a_bug_in_closing_stands_in_the_log(faulty_server: WorldServer):
+    """Catches worlds that do not end, which OpenEnv's server passes over in silence."""
+    with client(faulty_server.url) as session:
+        session.reset(seed=0)
+        session.step({"message": "at the end"})
+    assert wait_until(lambda: 'ZeroDivisionError("while closing")' in faulty_server.log.read_text())
+
+
 def test_a_task_that_cannot_start_is_told_and_another_can(faulty_server: WorldServer):
     """Catches a session that is lost, or half open, after one task failed to start."""
     with client(faulty_server.url) as session:
@@ -275,8 +283,8 @@ def test_an_idle_session_is_ended_and_its_client_told(tmp_path: Path):
         server.stop()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_server_and_every_sandbox(tmp_path: Path, number: int):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -9)])
+def test_a_signal_ends_the_server_and_every_sandbox(tmp_path: Path, number: int, status: int):
     """Catches sandboxes and background jobs that outlive their server, and a server that waits for its clients."""
     server = WorldServer("terminal", log=tmp_path / "log.txt")
     session = client(server.url)
@@ -286,7 +294,7 @@ def test_a_signal_ends_the_server_and_every_sandbox(tmp_path: Path, number: int)
     below = server.descendants()
     assert below
     started = time.monotonic()
-    assert server.stop(number) == 0
+    assert server.stop(number) == status
     assert time.monotonic() - started < 8
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 2)
     session.close()

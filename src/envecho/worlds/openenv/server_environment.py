@@ -76,7 +76,7 @@ class WorldEnvironment(Environment[Any, SpokenObservation, State]):
         self._tools = served.tools
         self._closed = False
         self._lock = threading.RLock()
-        self.mcp_server = ToolServer(self._listed_tools, self._call) if served.tools else None
+        self.mcp_server = ToolServer(self._listed_tools, self._call_by_mcp) if served.tools else None
 
     # --- an episode ---------------------------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ class WorldEnvironment(Environment[Any, SpokenObservation, State]):
 
     def close(self) -> None:
         """End the session and its world; a later `reset` is refused, for nobody would end its world."""
-        with self._lock:
+        with self._lock, self._reported("close"):
             self._closed = True
             self._end_world()
 
@@ -215,16 +215,19 @@ class WorldEnvironment(Environment[Any, SpokenObservation, State]):
     def _listed_tools(self) -> list[Tool]:
         return openenv_tools(self._tools)
 
-    def _call(self, name: str, arguments: Mapping[str, Any], timeout_s: float | None) -> ToolCallObservation:
+    def _call_by_mcp(self, name: str, arguments: Mapping[str, Any]) -> ToolCallObservation:
         with self._lock, self._reported("call"):
-            observation = self._require_world().step(str(CallText(name=name, arguments=arguments)), timeout_s=timeout_s)
-            known = {tool.name for tool in openenv_tools(self._tools)}
-            return ToolCallObservation(
-                **spoken(observation),
-                tool_name=name,
-                result=_result(observation),
-                error=_error(observation, is_known=name in known),
-            )
+            return self._call(name, arguments, None)
+
+    def _call(self, name: str, arguments: Mapping[str, Any], timeout_s: float | None) -> ToolCallObservation:
+        observation = self._require_world().step(str(CallText(name=name, arguments=arguments)), timeout_s=timeout_s)
+        known = {tool.name for tool in openenv_tools(self._tools)}
+        return ToolCallObservation(
+            **spoken(observation),
+            tool_name=name,
+            result=_result(observation),
+            error=_error(observation, is_known=name in known),
+        )
 
     @contextmanager
     def _reported(self, what: str) -> Generator[None]:

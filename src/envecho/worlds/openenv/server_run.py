@@ -98,16 +98,12 @@ class LoopbackGuard:
 def _is_local(headers: dict[bytes, bytes]) -> bool:
     host = headers.get(b"host", b"").decode("latin-1")
     origin = headers.get(b"origin")
-    names_us = _names_loopback(urlsplit(f"//{host}").hostname)
-    return names_us and (origin is None or urlsplit(origin.decode("latin-1")).netloc == host)
-
-
-def _names_loopback(hostname: str | None) -> bool:
-    if hostname is None or hostname == "localhost":
-        return hostname is not None
     try:
-        return _is_loopback(hostname)
-    except ValueError:
+        hostname = urlsplit(f"//{host}").hostname or ""
+        return (hostname == "localhost" or _is_loopback(hostname)) and (
+            origin is None or urlsplit(origin.decode("latin-1")).netloc == host
+        )
+    except ValueError:  # no host name, no address
         return False
 
 

@@ -34,7 +34,7 @@ class ToolServer:
     def __init__(
         self,
         list_tools: Callable[[], Sequence[Tool]],
-        call: Callable[[str, Mapping[str, Any], float | None], ToolCallObservation],
+        call: Callable[[str, Mapping[str, Any]], ToolCallObservation],
     ) -> None:
         self._list, self._call = list_tools, call
 
@@ -52,7 +52,7 @@ class ToolServer:
 
     def _function(self, name: str) -> Callable[..., Awaitable[Any]]:
         async def call(**arguments: Any) -> Any:
-            observation = await asyncio.to_thread(self._call, name, arguments, None)
+            observation = await asyncio.to_thread(self._call, name, arguments)
             return {**observation.result, "done": observation.done, "reward": observation.reward}
 
         return call
