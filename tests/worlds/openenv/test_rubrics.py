@@ -86,6 +86,7 @@ def test_a_world_of_ours_is_the_same_over_the_wire(depot_url: str, number: int):
     actions = ("go red", "go somewhere\ud800")
     for split in ("train", "held_out"):
         assert served.num_tasks(split) == local.num_tasks(split)
+        assert served.task_id(split, number) == local.task_id(split, number)
         assert play(served.make_world(split, number), actions) == play(local.make_world(split, number), actions)
 
 

@@ -219,9 +219,18 @@ def test_tasks_of_the_task_api_start_over_and_keep_their_names(suite: Callable[.
     tasks = suite("tasked")
     assert tasks.splits == ("train", "test")
     assert [tasks.num_tasks(split) for split in tasks.splits] == [3, 1]
-    assert tasks.task_id("train", 1) == tasks.task_id("train", 4) == "tasked/train/00001"
+    assert tasks.task_id("train", 1) == tasks.task_id("train", 4) == "tasked/train-1"
     with pytest.raises(ConfigError, match=r"has the splits train, test, found 'tran'.*Did you mean 'train'"):
         tasks.task_id("tran", 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not name")
+def test_what_reset_takes_for_a_task_may_be_said_by_a_map(start: Start):
+    """Catches a server whose `reset` names its task otherwise, and drops what it does not know without a word."""
+    toml = 'name = "t"\naction = {kind = "text", field = "line"}\n'
+    toml += '[tasks]\nreset = {split = "{task.id}", index = "{index}"}\n'
+    world = start("tasked", 2, toml=toml)
+    assert any("Name the task train-2-2." in text for _, text in said(world.reset()))
 
 
 @pytest.mark.filterwarnings("ignore:.*does not name")

@@ -179,9 +179,9 @@ class TasksMap(_Table):
 
     `list` holds the arguments of `reset` for each task, beside `id` and `split`. `ask` is an action whose answer lists
     them in the field `items`; an item stands for as many tasks as its field `count` says. `reset` holds the arguments
-    of `reset` for such a task and for one of the server's Task API, with `{split}`, `{index}` and `{item...}` filled
-    in; `id` names it. With `split_every` n every n-th item is held out and the one before it is for validation.
-    `seeded` False says that the seed of a task changes nothing.
+    of `reset` for such a task and for one of the server's Task API, with `{split}`, `{index}`, and `{item...}` or
+    `{task...}` filled in; `id` names it. With `split_every` n every n-th item is held out and the one before it is for
+    validation. `seeded` False says that the seed of a task changes nothing.
     """
 
     list: tuple[dict[str, Any], ...] = ()

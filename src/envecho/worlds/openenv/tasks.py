@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, cast, final
 
 from envecho.errors import ConfigError, WorldLostError
 from envecho.worlds.openenv.connection import Connection, Reply
-from envecho.worlds.openenv.facts import ServerFacts, fetch_num_tasks
+from envecho.worlds.openenv.facts import ServerFacts, fetch_num_tasks, fetch_task
 from envecho.worlds.openenv.maps import EnvironmentMap, fill
 from envecho.worlds.openenv.reading import find, find_text
 from envecho.worlds.openenv.world import RemoteTask
@@ -146,19 +146,26 @@ class ServedTasks:
         return self._num_tasks(split)
 
     def task(self, split: str, number: int) -> RemoteTask:
-        """Return a task of the server, named by its number."""
+        """Return a task of the server, named as the server names it, else by its number."""
         known = self._num_tasks(split)
         if known == 0:
             raise ConfigError(f"{self._facts.address} has no tasks in {split}")
-        index = number if known is None else number % known
-        template = self._map.tasks.reset or _BY_SPLIT_AND_INDEX
-        return RemoteTask(
-            id=f"{self._facts.title}/{split}/{index:05d}", arguments=fill(template, {"split": split, "index": index})
-        )
+        return self._task(split, number if known is None else number % known)
 
     def oracle(self, split: str, number: int) -> Sequence[str]:
         """A server states none."""
         return ()
+
+    @functools.cache  # noqa: B019  # a suite lives as long as its process
+    def _task(self, split: str, index: int) -> RemoteTask:
+        stated = fetch_task(self._facts, split, index, self._map.connection.headers())
+        name = next((str(find(stated, key)) for key in ("id", "task_id") if find(stated, key)), f"{split}/{index:05d}")
+        template = self._map.tasks.reset or _BY_SPLIT_AND_INDEX
+        prefix = f"{self._facts.title}/"
+        return RemoteTask(
+            id=name if name.startswith(prefix) else f"{prefix}{name}",
+            arguments=fill(template, {"split": split, "index": index, "task": stated}),
+        )
 
     @functools.cache  # noqa: B019  # a suite lives as long as its process
     def _num_tasks(self, split: str) -> int | None:
