@@ -149,7 +149,8 @@ def scripted_actions(suite: TaskSuite, split: str, number: int) -> Sequence[str]
         except ConfigError as error:
             refusals.append(str(error))
     if not actions:
+        reasons = "; ".join(refusals)
         raise ConfigError(
-            f"no actions to check {suite.name!r} with: {'; '.join(refusals)}. Say some that it understands"
+            f"no actions to check {suite.name!r} with: {reasons}. Give some that it understands (--action)"
         )
     return actions
