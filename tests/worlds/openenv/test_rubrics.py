@@ -90,6 +90,17 @@ def test_a_world_of_ours_is_the_same_over_the_wire(depot_url: str, number: int):
         assert play(served.make_world(split, number), actions) == play(local.make_world(split, number), actions)
 
 
+def test_a_world_of_ours_has_its_scripts_over_the_wire(depot_url: str):
+    """Catches a served world that only a model can act in, and the script of another task with the same number."""
+    served = open_openenv(depot_url, SuiteOptions(max_turns=2))
+    for policy in ("oracle", "explore"):
+        script = served.scripted_policy("train", 3, policy=policy, seed=0)
+        assert script.act([]) == DepotSuite().scripted_policy("train", 3, policy=policy, seed=0).act([])
+    other = open_openenv(depot_url, SuiteOptions(max_turns=4))
+    with pytest.raises(ConfigError, match="servers state no oracle"):
+        other.scripted_policy("train", 3, policy="oracle", seed=0)
+
+
 def test_a_world_of_ours_keeps_the_worlds_contract_over_the_wire(depot_url: str):
     """Catches a client that breaks what every rollout relies on: states, ends, hostile text, independence."""
     suite = open_openenv(depot_url, SuiteOptions())

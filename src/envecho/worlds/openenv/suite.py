@@ -98,7 +98,13 @@ class OpenEnvSuite:
         return RubricWorld(world, self._make_rubric(), read=self._map.reward.read)
 
     def scripted_policy(self, split: str, number: int, *, policy: str, seed: int) -> Policy:
-        """Return an explorer over the action's schema or the task's tools, or the oracle that the map lists."""
+        """Return an explorer over the action's schema or the task's tools, or the oracle that the map lists.
+
+        A task of ours has the scripts that it has in process, unless `seed_actions` says what to explore with.
+        """
+        twin = self._twin(split, number)
+        if twin is not None and not (policy == "explore" and self._options.seed_actions):
+            return twin.scripted_policy(split, number, policy=policy, seed=seed)
         if policy == "oracle":
             lines = self._tasks.oracle(self._check(split), number)
             if not lines:
@@ -120,6 +126,16 @@ class OpenEnvSuite:
             num_actions=self._options.max_turns,
             seed=seed,
         )
+
+    def _twin(self, split: str, number: int) -> TaskSuite | None:
+        """Return the suite in process whose task of this number a server of ours serves, if that is so."""
+        from envecho.worlds.suites import SUITES
+
+        if self._map.action.kind != "message" or self._facts.name not in SUITES:
+            return None
+        twin = SUITES[self._facts.name](SuiteOptions(max_turns=self._options.max_turns))
+        is_same = split in twin.splits and twin.task_id(split, number) == self.task_id(split, number)
+        return twin if is_same else None
 
     def _episode_tools(self, split: str, number: int) -> tuple[Mapping[str, Any], ...]:
         world = self.make_world(split, number)
