@@ -18,6 +18,7 @@ import click
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="The port; 0 takes a free one."
 )
 @click.option("--split", default="train", show_default=True, help="The split of a reset that names none.")
+@click.option("--families", metavar="A,B", default="", help="Tasks of these families of the world alone; empty: all.")
 @click.option(
     "--sandbox", type=click.Choice(["bubblewrap", "unsafe-host"]), default="bubblewrap", show_default=True,
     help="unsafe-host runs commands on this machine, with no sandbox at all.",
@@ -62,7 +63,12 @@ def _serve(world: str, as_json: bool, options: dict[str, Any]) -> int:
     from envecho.worlds.openenv.server_run import run_server
     from envecho.worlds.suites import open_suite
 
-    suite = open_suite(world, sandbox=options["sandbox"], max_turns=options["max_turns"])
+    suite = open_suite(
+        world,
+        sandbox=options["sandbox"],
+        max_turns=options["max_turns"],
+        families=tuple(filter(None, map(str.strip, options["families"].split(",")))),
+    )
     app = make_app(
         suite,
         split=options["split"],

@@ -72,7 +72,7 @@ def test_the_image_s_app_serves_what_its_variables_say():
     code = (
         "from envecho.worlds.openenv.server_app import app\n"
         "served = app.state.served\n"
-        "print(served.suite.name, served.split)\n"
+        "print(served.suite.name, served.split, served.suite.task_id('train', 1))\n"
     )
 
     def start(**variables: str) -> subprocess.CompletedProcess[str]:
@@ -81,6 +81,7 @@ def test_the_image_s_app_serves_what_its_variables_say():
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
         )
 
-    assert start(ENVECHO_WORLD="depot", ENVECHO_SPLIT="held_out").stdout.split() == ["depot", "held_out"]
+    told = start(ENVECHO_WORLD="terminal", ENVECHO_SPLIT="new_boxes", ENVECHO_FAMILIES="top_customer").stdout.split()
+    assert told == ["terminal", "new_boxes", "terminal/top_customer/box-1/0"]
     wrong = start(ENVECHO_WORLD="depot", ENVECHO_MAX_TURNS="many")
     assert "ENVECHO_MAX_TURNS is 'many', expected a positive number" in wrong.stderr

@@ -13,7 +13,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 EXAMPLE_TASKS = FOLDER.parents[2] / "examples" / "tasks"
-SERVE = "from envecho.cli.serve import command; command()"
+SERVE = "from envecho.cli.main import main; main()"
 PATIENCE_SECONDS = 60.0
 
 
@@ -24,7 +24,7 @@ class WorldServer:
         self.log = log
         with log.open("w") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", SERVE, *arguments, "--port", "0", "--json"],
+                [sys.executable, "-c", SERVE, "serve", *arguments, "--port", "0", "--json"],
                 stdout=subprocess.PIPE,
                 stderr=stream,
                 cwd=FOLDER,

@@ -1,8 +1,9 @@
 """The served world of a container: `uvicorn envecho.worlds.openenv.server_app:app`, as OpenEnv's tools start one.
 
 What is served stands in variables: ENVECHO_WORLD (default `terminal`), ENVECHO_SANDBOX (`bubblewrap`),
-ENVECHO_MAX_TURNS (16), ENVECHO_MAX_SESSIONS (64), ENVECHO_SPLIT (`train`). Importing this module opens the world, which
-is what uvicorn wants of it. On a machine of yours use `envecho serve`, which guards the port.
+ENVECHO_MAX_TURNS (16), ENVECHO_MAX_SESSIONS (64), ENVECHO_SPLIT (`train`), ENVECHO_FAMILIES (all, or `A,B`). Importing
+this module opens the world, which is what uvicorn wants of it. On a machine of yours use `envecho serve`, which guards
+the port.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ app = make_app(
         os.environ.get("ENVECHO_WORLD", "terminal"),
         sandbox=os.environ.get("ENVECHO_SANDBOX", "bubblewrap"),
         max_turns=_number("ENVECHO_MAX_TURNS", 16),
+        families=[family for family in os.environ.get("ENVECHO_FAMILIES", "").split(",") if family],
     ),
     split=os.environ.get("ENVECHO_SPLIT", "train"),
     max_sessions=_number("ENVECHO_MAX_SESSIONS", MAX_SESSIONS),

@@ -72,8 +72,8 @@ class ProcessHost:
             self._ledger.remove(self.key)
 
     def _launch(self) -> subprocess.Popen[str]:
-        code = "from envecho.cli.serve import command; command()"
-        argv = [sys.executable, "-c", code, *self._spec.arguments(), "--port", "0", "--json"]
+        code = "from envecho.cli.main import main; main()"
+        argv = [sys.executable, "-c", code, "serve", *self._spec.arguments(), "--port", "0", "--json"]
         return subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,

@@ -38,7 +38,8 @@ class HostSpec:
 
     `world` is what `envecho serve` takes; `sandbox` is where commands run inside (a container is itself the sandbox, so
     `unsafe-host` there). `image` is the provider's own word for what to run. `allow` are the hosts that may be reached:
-    none without a word, all with `*`. `env` are further variables for the server.
+    none without a word, all with `*`. `families` keeps some of the world's tasks. `env` are further variables for the
+    server, `start_seconds` is how long it may take to answer.
     """
 
     world: str
@@ -47,6 +48,7 @@ class HostSpec:
     max_sessions: int
     image: str | None = None
     allow: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     start_seconds: float = 180.0
 
@@ -70,6 +72,7 @@ class HostSpec:
             *("--sandbox", self.sandbox),
             *("--max-turns", str(self.max_turns)),
             *("--max-sessions", str(self.max_sessions)),
+            *(("--families", ",".join(self.families)) if self.families else ()),
         ]
 
     def command(self) -> str:
@@ -87,6 +90,7 @@ class HostSpec:
             "ENVECHO_SANDBOX": self.sandbox,
             "ENVECHO_MAX_TURNS": str(self.max_turns),
             "ENVECHO_MAX_SESSIONS": str(self.max_sessions),
+            "ENVECHO_FAMILIES": ",".join(self.families),
         }
 
 

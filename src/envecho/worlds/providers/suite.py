@@ -63,12 +63,13 @@ def open_hosted(
         max_sessions=chosen.sessions,
         image=image,
         allow=tuple(allow),
+        families=options.families,
     )
     chosen.make(spec, ledger)  # refuses what it cannot keep before anything is started
     for leak in remove_leaked(ledger):
         log.warning("sandbox %s of %s was left behind: %s %s", leak.key, leak.provider, leak.outcome, leak.reason)
     pool = HostPool(lambda: chosen.make(spec, ledger), sessions=chosen.sessions, is_reused=chosen.is_reused)
-    plain = replace(options, sandbox="bubblewrap", host=HostOptions())
+    plain = replace(options, sandbox="bubblewrap", host=HostOptions(), families=())
 
     def connect(url: str, split: str, number: int) -> World:
         return open_openenv(url, plain).make_world(split, number)
