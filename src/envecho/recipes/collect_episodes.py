@@ -12,7 +12,8 @@ from typing import Final, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from envecho.errors import ConfigError
-from envecho.recipes.terminal_jobs import explore_jobs
+from envecho.recipes.progress import say
+from envecho.recipes.terminal_jobs import explore_jobs, explored_box
 from envecho.rollout import EpisodeJob, ToolProtocol, WorldLimits, collect
 from envecho.rollout.replay import replay_jobs
 from envecho.seam import TaskSuite
@@ -20,6 +21,7 @@ from envecho.trajectory import Trajectory
 from envecho.worlds.options import HostOptions
 from envecho.worlds.sandbox import SandboxName
 from envecho.worlds.suites import open_suite
+from envecho.worlds.tasks.suite import HarborTaskSuite
 
 REPLAY: Final = "replay:"
 
@@ -89,6 +91,9 @@ def open_collect_suite(config: CollectConfig) -> TaskSuite:
 def episodes(config: CollectConfig) -> Iterator[Trajectory]:
     """Run the episodes of a policy that is no replay, and yield them in the order of their tasks."""
     suite = open_collect_suite(config)
+    if isinstance(suite, HarborTaskSuite):
+        for task, reasons in suite.refused.items():
+            say(f"left out: task {task} does not run here: {'; '.join(reasons)}")
     config = config.model_copy(update={"split": config.split or suite.splits[0]})
     assert config.split is not None
     suite.task_id(config.split, config.first_task)  # an unknown split ends here, before anything slow
@@ -125,7 +130,13 @@ def jobs_of_replay(config: CollectConfig, stored: list[Trajectory]) -> list[Epis
     """
     if not stored:
         raise ConfigError(f"{config.policy.removeprefix(REPLAY)} holds no trajectory to replay")
-    return replay_jobs(stored, open_collect_suite(config))
+    explored = config.world == "terminal" and config.sandbox in get_args(SandboxName)
+    sandbox = cast(SandboxName, config.sandbox)
+    return replay_jobs(
+        stored,
+        open_collect_suite(config),
+        elsewhere=(lambda trajectory: explored_box(trajectory, sandbox=sandbox)) if explored else None,
+    )
 
 
 def replay_file(config: CollectConfig) -> Path:

@@ -5,13 +5,16 @@ Not here: running them (`envecho.rollout`), the boxes and what the explorer draw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from envecho.rollout import EpisodeJob
+from envecho.rollout.replay import actions_of
+from envecho.seam import World
+from envecho.trajectory import Trajectory
 from envecho.worlds.sandbox import SandboxName
 from envecho.worlds.scripts import ScriptedPolicy
 from envecho.worlds.terminal import TerminalWorld
-from envecho.worlds.terminal.boxes import Box
+from envecho.worlds.terminal.boxes import Box, make_box
 from envecho.worlds.terminal.explorer import PlannedCommand, plan_episode
 from envecho.worlds.terminal.families import TriageTask
 from envecho.worlds.terminal.tasks import split_box
@@ -70,3 +73,13 @@ def planned_commands(
         )
         for box in boxes
     }
+
+
+def explored_box(trajectory: Trajectory, *, sandbox: SandboxName) -> tuple[str, Callable[[], World]] | None:
+    """Return task and world of a stored explorer's episode, for a replay: a box without a task; None for any other."""
+    seed = trajectory.metadata.get("box_seed")
+    if not isinstance(seed, int):
+        return None
+    plan = [PlannedCommand(command=text) for text in actions_of(trajectory)]
+    job = explore_job(make_box(seed), plan, name="replay", sandbox=sandbox)
+    return job.task_id, job.make_world
