@@ -16,6 +16,7 @@ from envecho.worlds.options import HostOptions, SuiteOptions
 from envecho.worlds.sandbox import SandboxName
 from envecho.worlds.scripts import ScriptedPolicy
 from envecho.worlds.seeded import open_own
+from envecho.worlds.tasks.containers import HARBOR_PREFIX
 from envecho.worlds.terminal import TerminalWorld
 from envecho.worlds.terminal.explorer import plan_episode
 from envecho.worlds.terminal.families import FAMILIES, TriageTask, make_task
@@ -141,6 +142,10 @@ def open_suite(
         rubric=rubric,
         host=host,
     )
+    if sandbox.startswith(HARBOR_PREFIX):
+        from envecho.worlds.tasks.suite import open_tasks
+
+        return open_tasks(Path(name), options)
     if sandbox not in get_args(SandboxName):
         from envecho.worlds.providers.suite import open_hosted
 
