@@ -12,7 +12,7 @@ from typing import Any
 
 from envecho.recipes.bench import table
 
-NAMES = ("import", "store")
+NAMES = ("import", "store", "rollout")
 RESULTS = Path(__file__).parent
 PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 
@@ -20,7 +20,9 @@ PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 def caption(document: dict[str, Any]) -> str:
     """Return what a table was measured on."""
     machine, material, times = document["machine"], document["material"], document["repetitions"]
-    if "num_trajectories" in material:
+    if document["format"] == "envecho.bench.rollout":
+        what = f"Episodes of {material['steps']} steps"
+    elif "num_trajectories" in material:
         what = f"{material['num_trajectories']:,} trajectories, {material['bytes_on_disk'] / 1e6:,.0f} MB on disk"
     else:
         size = sum(value for key, value in material.items() if key.startswith("bytes of "))

@@ -113,6 +113,9 @@ def run_served(num: int, steps: int, url: str, seed: int) -> dict[str, float]:
     from envecho.worlds.options import SuiteOptions
 
     suite, clock = open_openenv(url, SuiteOptions(max_turns=steps + 1)), Clock()
+    first = suite.make_world("train", 0)  # the client's libraries are loaded when it first connects
+    first.reset()
+    first.close()
     jobs = [
         EpisodeJob(
             id=f"e-{n}",
