@@ -333,3 +333,8 @@ def test_counter_suite_is_what_the_server_serves(counter_server: WorldServer):
     """Catches a server that answers for another suite than it was started for."""
     assert counter_server.facts["world"] == CounterSuite.name
     assert requests.get(f"{counter_server.url}/health", timeout=10).json() == {"status": "healthy"}
+
+
+def test_the_page_for_people_is_off(depot_server: WorldServer):
+    """Catches OpenEnv's web page, which loads parts from other hosts, on a server that nobody asked for it."""
+    assert requests.get(f"{depot_server.url}/web", timeout=10).status_code == 404

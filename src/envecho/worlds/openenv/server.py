@@ -12,6 +12,7 @@ Not here: a socket and signals (`server_run`), the client (`world`).
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,7 @@ def make_app(
         "mode": ServerMode.SIMULATION,
     }
     if web:
+        os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the page is for this machine, its use nobody's
         from openenv.core.env_server.web_interface import create_web_interface_app
 
         app = create_web_interface_app(**options)
