@@ -22,6 +22,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast, final
 
+from pydantic import BaseModel
+
 from envecho.errors import ConfigError, WorldCapacityError, WorldError, WorldLostError
 from envecho.worlds.openenv.address import Address
 from envecho.worlds.openenv.maps import ConnectionMap
@@ -186,7 +188,7 @@ class Connection:
 def _reply(result: Any) -> Reply:
     """Check the shape of OpenEnv's StepResult, which its generic client fills with defaults for what is missing."""
     observation = result.observation
-    if hasattr(observation, "model_dump"):
+    if isinstance(observation, BaseModel):  # of an installed client
         dumped: dict[str, Any] = observation.model_dump()
         observation = {key: value for key, value in dumped.items() if key not in ("done", "reward")}
     reward, done = result.reward, result.done
@@ -281,8 +283,17 @@ def _one_session(client_class: Any) -> Any:
 # --- the loop -----------------------------------------------------------------------------------------------------
 
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
-_lock = threading.Lock()
-os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock()))
+"""The loop of this process, by its id."""
+_locks: list[threading.Lock] = [threading.Lock()]
+
+
+def _forget_parent() -> None:
+    """In a forked child the parent's loop has no thread, and its lock may be held for ever."""
+    _loops.clear()
+    _locks[:] = [threading.Lock()]
+
+
+os.register_at_fork(after_in_child=_forget_parent)
 
 
 def run_on_loop(coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -296,12 +307,11 @@ def run_on_loop(coroutine: Coroutine[Any, Any, _T]) -> _T:
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    with _lock:
+    with _locks[0]:
         loop = _loops.get(os.getpid())
         if loop is None:
             loop = asyncio.new_event_loop()
             threading.Thread(target=loop.run_forever, name="envecho-openenv", daemon=True).start()
-            _loops.clear()
             _loops[os.getpid()] = loop
         return loop
 
