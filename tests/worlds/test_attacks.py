@@ -168,6 +168,16 @@ def test_shared_memory_counts_and_each_page_counts_once():
     assert peak.most_bytes - before < 1 << 30
 
 
+SOCKETS = "import socket, time\nkept = [socket.socketpair() for _ in range(100)]\ntime.sleep(0.5)\n"
+
+
+def test_sockets_count():
+    """Catches buffers of sockets, kernel memory that belongs to no process, in any amount."""
+    with TerminalSession(SimpleNamespace(seed=1, files={"s.py": SOCKETS})) as session:
+        assert session.run("python3 s.py; echo on").stdout == "on\n"
+        assert session.run("python3 s.py & python3 s.py; wait; sleep 0.3").sandbox_stopped == "more than 256 sockets"
+
+
 def test_a_slow_keeper_is_waited_for():
     """Catches a sandbox given up, and an episode graded 0, because a busy machine let the keeper wait for a moment."""
     with TerminalSession(SimpleNamespace(seed=1, files={"x": "real\n"})) as session:

@@ -44,10 +44,11 @@ _KERNEL_WITH_NPROC_PER_NAMESPACE = (5, 14)
 class Limits:
     """What one episode may use; a limit that is passed stops the command or the episode, never the host.
 
-    `command_seconds` is wall time of one command. `cpu_seconds`, `memory_bytes`, `num_processes` (threads count) and
-    `num_files` hold for the whole episode; one process may map `memory_bytes` of address space. `disk_bytes` holds
-    for each writable folder (box, home, /tmp, /dev/shm) and for one file. `output_bytes` is how much of stdout and
-    of stderr is shown; a command that writes more than `flood_bytes` is stopped.
+    `command_seconds` is wall time of one command. `cpu_seconds`, `memory_bytes`, `num_processes` (threads count),
+    `num_files` and `num_sockets` (their buffers are memory of the kernel) hold for the whole episode; one process may
+    map `memory_bytes` of address space. `disk_bytes` holds for each writable folder (box, home, /tmp, /dev/shm) and for
+    one file. `output_bytes` is how much of stdout and of stderr is shown; a command that writes more than `flood_bytes`
+    is stopped.
     """
 
     command_seconds: float = 10.0
@@ -56,6 +57,7 @@ class Limits:
     num_processes: int = 64
     num_open_files: int = 256
     num_files: int = 50_000
+    num_sockets: int = 256
     disk_bytes: int = 1 << 26
     output_bytes: int = 1 << 14
     flood_bytes: int = 1 << 24

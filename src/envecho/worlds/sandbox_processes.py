@@ -154,6 +154,7 @@ class Watchdog:
             "processes": (sum(p.num_threads for p in processes), limits.num_processes),
             "seconds of processor time": (sum(p.cpu_seconds for p in processes), limits.cpu_seconds),
             "files": (self._num_files(), limits.num_files),
+            "sockets": (self._num_sockets(), limits.num_sockets),
         }
         return next((f"more than {limit} {what}" for what, (value, limit) in used.items() if value > limit), None)
 
@@ -165,3 +166,10 @@ class Watchdog:
     def _num_files(self) -> int:
         states = [os.statvfs(f"{self._process.root}{folder}") for folder in self._process.writable]
         return sum(state.f_files - state.f_ffree for state in states)
+
+    def _num_sockets(self) -> int:
+        """How many sockets the sandbox's own network has; what their buffers hold belongs to no process."""
+        if not self._process.root:  # the host's own network is not the sandbox's
+            return 0
+        with open(f"/proc/{self._process.keeper_host_pid}/net/sockstat", encoding="ascii") as lines:
+            return int(lines.readline().split()[2])
