@@ -100,6 +100,16 @@ async def misbehave(kind: str) -> dict:
         return {"home": os.listdir(os.environ["HOME"]), "uid": os.getuid()}
     if kind == "write":
         open("/usr/written", "w")
+    if kind == "fork":
+        for _ in range(200):
+            if os.fork() == 0:
+                import time
+                time.sleep(30)
+                os._exit(0)
+    if kind == "deaf":
+        import signal
+        import threading
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGSTOP)).start()
     if kind == "memory":
         return {"size": len(bytearray(1 << 33))}
     if kind == "disk":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_generated_code_sees_no_files_of_ours_and_has_no_network(rooms: AwmWorld
     assert seen["home"] == ["final.db"]
     for path in (__file__, str(environments), "/etc/passwd", "/etc/hostname"):
         assert json.loads(rooms.step(call("exists", path=path)).segments[0].text) == {"exists": False}, path
-    for kind in ("network", "write", "disk", "memory"):
+    for kind in ("network", "write", "disk", "memory", "fork"):
         observation = rooms.step(call("misbehave", kind=kind))
         assert observation.segments[0].source is Source.TOOL_ERROR, kind
     assert json.loads(rooms.step(call("get_room", room_id=4)).segments[0].text)["seats"] == 12
@@ -153,6 +154,14 @@ def test_a_call_that_takes_too_long_ends_the_episode(rooms: AwmWorld) -> None:
     assert [segment.source for segment in late.segments] == [Source.TIMEOUT_NOTICE]
     with pytest.raises(WorldError, match="call reset first"):
         rooms.step(call("get_room", room_id=4))
+
+
+def test_a_service_that_reads_no_more_is_late_and_not_waited_for(rooms: AwmWorld) -> None:
+    """Would catch a write into a full pipe that waits for ever."""
+    rooms.step(call("misbehave", kind="deaf"))
+    time.sleep(0.5)
+    late = rooms.step(call("exists", path="x" * 1_000_000), timeout_s=0.5)
+    assert (late.timed_out, late.done) == (True, True)
 
 
 def test_a_scenario_that_ends_itself_is_a_lost_world(rooms: AwmWorld) -> None:

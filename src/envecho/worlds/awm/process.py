@@ -31,6 +31,7 @@ _FOLDER = "/srv/scenario"
 _DRIVER = Path(__file__).with_name("driver.py")
 _LARGEST_ANSWER = 1 << 26
 _TAIL = 2000
+_CHUNK = 1 << 16
 _KERNEL_WITH_NPROC_PER_NAMESPACE = (5, 14)
 
 
@@ -79,14 +80,9 @@ class ScenarioProcess:
             WorldLostError: the process ended, or answered no JSON object.
             WorldError: the process answers that something failed.
         """
-        stdin = self._child.stdin
-        assert stdin is not None
-        try:
-            stdin.write(json.dumps(request).encode() + b"\n")
-            stdin.flush()
-        except OSError:
-            raise self._lost("ended") from None
-        line = self._line(time.monotonic() + seconds, seconds)
+        deadline = time.monotonic() + seconds
+        self._send(json.dumps(request).encode() + b"\n", deadline, seconds)
+        line = self._line(deadline, seconds)
         try:
             answer: Any = json.loads(line)
         except (ValueError, RecursionError):
@@ -113,15 +109,32 @@ class ScenarioProcess:
             self._scratch.cleanup()
             self._scratch = None
 
+    def _send(self, data: bytes, deadline: float, seconds: float) -> None:
+        stdin = self._child.stdin
+        assert stdin is not None
+        while data:
+            _, ready, _ = select.select([], [stdin], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise self._late(seconds)
+            try:
+                data = data[os.write(stdin.fileno(), data[:_CHUNK]) :]
+            except BlockingIOError:
+                continue
+            except OSError:
+                raise self._lost("ended") from None
+
+    def _late(self, seconds: float) -> LateAnswerError:
+        self._child.kill()
+        return LateAnswerError(f"the scenario's process gave no answer within {seconds:g} s and was ended")
+
     def _line(self, deadline: float, seconds: float) -> bytes:
         stdout = self._child.stdout
         assert stdout is not None
         while b"\n" not in self._unread:
             ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
-                self._child.kill()
-                raise LateAnswerError(f"the scenario's process gave no answer within {seconds:g} s and was ended")
-            found = os.read(stdout.fileno(), 1 << 16)
+                raise self._late(seconds)
+            found = os.read(stdout.fileno(), _CHUNK)
             if not found:
                 raise self._lost("ended")
             self._unread += found
@@ -218,9 +231,18 @@ def _start(argv: Sequence[str], stderr: int, folder: str) -> subprocess.Popen[by
     """Start the child from a thread that outlives it: `--die-with-parent` follows the thread, not the process."""
 
     def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd=folder, start_new_session=True
+        child = subprocess.Popen(
+            argv,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=folder,
+            start_new_session=True,
         )
+        assert child.stdin is not None
+        os.set_blocking(child.stdin.fileno(), False)
+        return child
 
     return _starter(os.getpid()).submit(start).result()
 
