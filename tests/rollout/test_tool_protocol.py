@@ -12,10 +12,20 @@ import pytest
 
 from envecho.errors import TemplateError
 from envecho.rollout import EpisodeJob, RolloutJob, RolloutParams, rollout, run_episode
-from envecho.rollout.protocol import action_text
+from envecho.rollout.protocol import action_text, structured_call
 from envecho.seam import Observation, Sample
 from envecho.tokens import ChatTokenizer, tokenize_trajectory
-from envecho.trajectory import SOURCES, CallOutcome, Message, Segment, Source, StopReason, ToolCall, call_outcomes
+from envecho.trajectory import (
+    SOURCES,
+    CallOutcome,
+    Message,
+    SampledTokens,
+    Segment,
+    Source,
+    StopReason,
+    ToolCall,
+    call_outcomes,
+)
 from envecho.worlds.scripts import ScriptedPolicy
 from envecho.worlds.tool_calls import CallText, FinalAnswer, Unparsed, parse_action
 
@@ -159,6 +169,14 @@ def test_under_template_a_script_calls_with_structure_and_the_world_gets_its_tex
     assert (unparsed.content, unparsed.tool_calls) == ("no call", ())
     assert trajectory.messages[0].content == "You sell."
     assert trajectory.tools == TOOLS
+
+
+def test_a_sampled_turn_is_never_written_anew():
+    """Catches a call that is parsed out of a sampled turn, after which its ids stand for a text that is gone."""
+    ids = SampledTokens(token_ids=(1, 2))
+    turn = Message(role="assistant", segments=(Segment(source=Source.POLICY, text=CALL),), sampled=ids)
+    assert structured_call(turn, number=0) == turn
+    assert structured_call(turn.model_copy(update={"sampled": None}), number=0) != turn
 
 
 def test_what_a_simulated_user_says_stays_a_user_message():
