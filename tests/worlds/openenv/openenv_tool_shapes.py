@@ -106,6 +106,8 @@ class Shop(Shape):
             return ShopObservation(reward_type="tool_call_ok", scenarios=shops)
         if action.tool_name == "verify":
             answered = action.arguments.get("final_answer")
+            if self._scenario == "shop_4":
+                return ShopObservation(reward_type="no_verifier", error="No code verifier available", reward=0.0)
             complete = self._found and answered == "lamp"
             result = {"result": "complete" if complete else "others", "final_answer": answered}
             reward = 1.0 if complete else 0.1

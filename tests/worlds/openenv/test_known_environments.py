@@ -241,6 +241,17 @@ def test_agent_world_model_is_released_without_an_end(start: Start):
     assert [event for event in events(world) if event != "closed"] == ["reset", "done"]
 
 
+def test_an_episode_without_a_verifier_has_no_reward(start: Start, suite: Callable[..., object]):
+    """Catches a task that nobody can grade counted as failed, which trains against what may have been right."""
+    tasks = suite("agent_world_model_env")
+    number = next(n for n in range(26) if tasks.task_id("train", n).endswith("shop_4/task-0"))
+    world = start("agent_world_model_env", number)
+    world.reset()
+    ended = world.step("answer: lamp")
+    assert (ended.done, ended.reward) == (True, None)
+    assert events(world)[-1] == "done"
+
+
 def test_agent_world_model_errors_have_their_writers(start: Start):
     """Catches a dead subprocess trained as what an API says."""
     world = start("agent_world_model_env", max_turns=9)

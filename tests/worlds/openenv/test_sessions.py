@@ -154,6 +154,14 @@ def test_odd_text_travels_both_ways(start: Start):
         assert told.segments[0].text == f"ran {text.encode('utf-8', 'replace').decode()!r}\n"
 
 
+def test_an_escaped_surrogate_travels_too(start: Start):
+    """Catches a lone surrogate in JSON, which openenv's server cannot even refuse: it ends the session over it."""
+    world = start("coding_env", max_turns=9)
+    world.reset()
+    assert world.step('{"code": "\\ud800"}').segments[0].text == "ran '?'\n"
+    assert world.step("x").segments[0].text == "ran 'x'\n"
+
+
 @pytest.fixture
 def own_process(tmp_path: Path):
     """Start the server in a process of its own: returns a function that does, and gives process and URL."""
