@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from envecho.errors import DataError
 from envecho.evaluation.results import Predictor, Readout, ReadoutPrediction
-from envecho.evaluation.scores import PoolTokens, stdout_text
+from envecho.evaluation.scores import PoolTokens, answer_text
 from envecho.seam import Engine, SamplingParams
 from envecho.tokens import ChatTokenizer, TokenizedTrajectory, token_texts
 from envecho.tokens.view import TokenView, token_view
@@ -44,7 +44,7 @@ def choose_observations(trajectories: Sequence[Trajectory], count: int, *, seed:
     by_operation: dict[str, list[tuple[int, ObservationRef]]] = {}
     for trajectory in trajectories:
         for turn, message in enumerate(trajectory.messages):
-            output = stdout_text(message)
+            output = answer_text(message)
             if turn and message.labels.get("view") == "derivable" and output.strip():
                 ref = ObservationRef(trajectory_id=trajectory.id, turn=turn)
                 by_operation.setdefault(message.labels.get("operation", ""), []).append((len(output), ref))
@@ -154,7 +154,7 @@ def build_readouts(
                 command=messages[ref.turn - 1].content,
                 view=labels.get("view", "other"),
                 operation=labels.get("operation"),
-                actual=stdout_text(messages[ref.turn]),
+                actual=answer_text(messages[ref.turn]),
                 predictions={name: answers[place] for name, answers in predictions.items()},
             )
         )

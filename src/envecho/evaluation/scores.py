@@ -16,6 +16,9 @@ from envecho.seam import Engine, ScoreRequest, Scores
 from envecho.tokens import TokenizedTrajectory, env_target_mask
 from envecho.trajectory import Message, Source, Trajectory
 
+ANSWERS = (Source.STDOUT, Source.TOOL_RESULT, Source.TOOL_ERROR)
+"""What a label is about: a command's standard output, or what a tool answered; no notice, status or standard error."""
+
 VIEWS = ("other", "first", "derivable")
 """What a label `view` can say; the place in this tuple is the code in token arrays."""
 
@@ -58,14 +61,15 @@ class PoolTokens:
         if trajectory_id not in self.trajectory_ids:
             return np.zeros(0, dtype=np.int64)
         of_trajectory = self.trajectory_index == self.trajectory_ids.index(trajectory_id)
-        return np.flatnonzero(of_trajectory & (self.turns == turn) & (self.sources == Source.STDOUT.code))
+        return np.flatnonzero(of_trajectory & (self.turns == turn) & answered(self.sources))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLabels:
     """What the generator said about each token of a pool, `[token]`: `views` codes into `VIEWS`, `operations` names.
 
-    Only standard output takes the label of its message; every other token is `other`, with the empty operation.
+    Only the answer itself (`ANSWERS`) takes the label of its message; every other token is `other`, with the empty
+    operation.
     """
 
     views: NDArray[np.int8]
@@ -87,9 +91,14 @@ def read_mask(sequence: TokenizedTrajectory) -> NDArray[np.bool_]:
     return env_target_mask(sequence, world_loss_target="env_only")
 
 
-def stdout_text(message: Message) -> str:
-    """Return what the command printed to standard output, without notices and statuses."""
-    return "".join(segment.text for segment in message.segments if segment.source is Source.STDOUT)
+def answered(sources: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return the mask `[token]` of sources that are an answer itself (`ANSWERS`)."""
+    return np.isin(sources, [source.code for source in ANSWERS])
+
+
+def answer_text(message: Message) -> str:
+    """Return what the command printed to standard output, or the tool answered, without notices and statuses."""
+    return "".join(segment.text for segment in message.segments if segment.source in ANSWERS)
 
 
 def score_pool(engine: Engine, sequences: Sequence[TokenizedTrajectory]) -> PoolTokens:
@@ -163,12 +172,12 @@ def label_tokens(tokens: PoolTokens, trajectories: Sequence[Trajectory]) -> Toke
         if view not in VIEWS:
             found = f"{view!r} in trajectory {tokens.trajectory_ids[number]!r}"
             raise DataError(f"expected the view {', '.join(VIEWS)}, found {found}", turn=int(turn))
-    stdout = tokens.sources == Source.STDOUT.code
+    said = answered(tokens.sources)
     codes = np.array([VIEWS.index(view) for view in views], dtype=np.int8)
     operations = np.array([label.get("operation", "") for label in labels], dtype=np.str_)
     if not len(tokens):
         return TokenLabels(views=np.zeros(0, dtype=np.int8), operations=np.zeros(0, dtype=np.str_))
     return TokenLabels(
-        views=np.where(stdout, codes[of_token], 0).astype(np.int8),
-        operations=np.where(stdout & (codes[of_token] > 0), operations[of_token], ""),
+        views=np.where(said, codes[of_token], 0).astype(np.int8),
+        operations=np.where(said & (codes[of_token] > 0), operations[of_token], ""),
     )

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from envecho.errors import DataError
 from envecho.evaluation.intervals import ratio_stat
 from envecho.evaluation.results import Stat, SwapCounts
-from envecho.evaluation.scores import PoolTokens, stdout_text
+from envecho.evaluation.scores import PoolTokens, answer_text, answered
 from envecho.seam import ScoreRequest, Scores
 from envecho.tokens import ChatTokenizer, TokenizedTrajectory, tokenize_trajectory
 from envecho.trajectory import Message, Source, Trajectory
@@ -123,11 +123,11 @@ def swap_candidates(trajectory: Trajectory, turn: int) -> list[Message]:
     if turn == 0 or trajectory.messages[turn - 1].role != "assistant":
         return []
     true_command, true_answer = trajectory.messages[turn - 1], trajectory.messages[turn]
-    true_text, true_output = _command_text(true_command), stdout_text(true_answer)
+    true_text, true_output = _command_text(true_command), answer_text(true_answer)
     found: dict[str, Message] = {}
     same_output = {true_text}
     for command, answer in itertools.pairwise(trajectory.messages):
-        if command.role == "assistant" and stdout_text(answer) == true_output:
+        if command.role == "assistant" and answer_text(answer) == true_output:
             same_output.add(_command_text(command))
         elif command.role == "assistant" and not _is_failure(answer) and _same_shape(command, true_command):
             found.setdefault(_command_text(command), command)
@@ -194,17 +194,17 @@ def _variant(
     messages = (*trajectory.messages[: turn - 1], command, trajectory.messages[turn])
     sequences = tokenize_trajectory(trajectory.with_messages(messages), tokenizer, max_tokens=max_tokens)
     return _Variant(
-        requests=tuple(ScoreRequest(token_ids=s.token_ids, read=_stdout(s, turn)) for s in sequences),
+        requests=tuple(ScoreRequest(token_ids=s.token_ids, read=_answer(s, turn)) for s in sequences),
         token_ids=_output_ids(sequences, turn),
     )
 
 
 def _output_ids(sequences: Sequence[TokenizedTrajectory], turn: int) -> list[int]:
-    return [int(token) for s in sequences for token in s.token_ids[_stdout(s, turn)]]
+    return [int(token) for s in sequences for token in s.token_ids[_answer(s, turn)]]
 
 
-def _stdout(sequence: TokenizedTrajectory, turn: int) -> NDArray[np.bool_]:
-    return (sequence.turns == turn) & sequence.source_mask(Source.STDOUT) & sequence.owned_mask()
+def _answer(sequence: TokenizedTrajectory, turn: int) -> NDArray[np.bool_]:
+    return (sequence.turns == turn) & answered(sequence.sources) & sequence.owned_mask()
 
 
 def _derivable_turns(trajectory: Trajectory) -> list[int]:

@@ -50,10 +50,12 @@ def answer_message(
 ) -> Message:
     """Return the message of a world's answer, its labels joined with the policy's.
 
-    A failed or cut answer is no longer what the policy announced. `as_tool` makes it a tool message, which names the
-    structured call of `action`; what a simulated user says stays a user message.
+    A failed or cut answer is no longer what the policy announced, unless it announced the error itself (`operation`).
+    `as_tool` makes it a tool message, which names the structured call of `action`; what a simulated user says stays a
+    user message.
     """
-    if labels and any(segment.source in _SPOILED for segment in observation.segments):
+    announced = labels.get("operation") == "error"
+    if labels and not announced and any(segment.source in _SPOILED for segment in observation.segments):
         labels = {"view": "other"}
     replies = any(segment.source is Source.USER_REPLY for segment in observation.segments)
     calls = action.tool_calls if action is not None else ()
