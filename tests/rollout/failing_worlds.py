@@ -149,8 +149,8 @@ class StopEngine:
 
 
 def quick(**fields: Any) -> WorldLimits:
-    """Deadlines that a test can wait for."""
-    return WorldLimits(**{"call_seconds": 0.3, "grace_seconds": 0.3, "capacity_wait_seconds": 5.0, **fields})
+    """Deadlines that a test can wait for, and that a busy machine keeps where nothing hangs."""
+    return WorldLimits(**{"call_seconds": 1.0, "grace_seconds": 1.0, "capacity_wait_seconds": 5.0, **fields})
 
 
 def roll(kinds: Sequence[str], registry: Registry, tokenizer: Any, *, engine: Any = None, **fields: Any):
