@@ -153,7 +153,7 @@ def open_suite(
     if name.startswith(("http://", "https://", "ws://", "wss://")):
         from envecho.worlds.openenv.suite import open_openenv
 
-        return open_openenv(name, options, rubric=rubric)
+        return open_openenv(name, options)
     if name in SUITES:
         suite = SUITES[name](options)
     elif name.endswith(".jsonl"):

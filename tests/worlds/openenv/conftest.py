@@ -30,8 +30,8 @@ def suite(url: str, tmp_path: Path) -> Callable[..., OpenEnvSuite]:
         if toml is not None:
             world_map = tmp_path / "map.toml"
             world_map.write_text(toml)
-        options = SuiteOptions(world_map=world_map, max_turns=max_turns)
-        made = open_openenv(f"{url}/{name}", options, rubric=rubric)
+        options = SuiteOptions(world_map=world_map, max_turns=max_turns, rubric=rubric)
+        made = open_openenv(f"{url}/{name}", options)
         assert isinstance(made, OpenEnvSuite)
         return made
 

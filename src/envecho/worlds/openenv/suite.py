@@ -26,13 +26,13 @@ from envecho.worlds.scripts import ScriptedPolicy
 _ANY_TEXT: Final = {"type": "string"}
 
 
-def open_openenv(url: str, options: SuiteOptions, *, rubric: str | None = None) -> TaskSuite:
+def open_openenv(url: str, options: SuiteOptions) -> TaskSuite:
     """Return the tasks of a server.
 
     Args:
         url: its address: http, https, ws or wss.
         options: `world_map` names a map of yours; without one the server's is found by its name or its schemas.
-        rubric: `module:Class` of an OpenEnv rubric that grades on this side; `options.rubric` says the same.
+            `rubric` names an OpenEnv rubric that grades on this side.
 
     Raises:
         ConfigError: no such URL, map or rubric, or an option that a server cannot follow.
@@ -44,7 +44,7 @@ def open_openenv(url: str, options: SuiteOptions, *, rubric: str | None = None) 
     given = load_map(options.world_map) if options.world_map is not None else None
     facts = fetch_facts(address, given.connection.headers() if given else None)
     environment = given or known_map(facts) or guess_map(facts)
-    return OpenEnvSuite(facts, environment, options, rubric=rubric or options.rubric)
+    return OpenEnvSuite(facts, environment, options)
 
 
 def known_map(facts: ServerFacts) -> EnvironmentMap | None:
@@ -63,13 +63,11 @@ def seed_actions_of(environment: EnvironmentMap) -> Path | None:
 class OpenEnvSuite:
     """The tasks of one server."""
 
-    def __init__(
-        self, facts: ServerFacts, environment: EnvironmentMap, options: SuiteOptions, *, rubric: str | None = None
-    ) -> None:
+    def __init__(self, facts: ServerFacts, environment: EnvironmentMap, options: SuiteOptions) -> None:
         self.name = facts.title
         self._facts, self._map, self._options = facts, environment, options
         self._tasks: RemoteTasks = find_tasks(facts, environment)
-        self._make_rubric = load_rubric(rubric) if rubric else None
+        self._make_rubric = load_rubric(options.rubric) if options.rubric else None
 
     @property
     def splits(self) -> tuple[str, ...]:
