@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 @click.option("--seed-actions", type=click.Path(path_type=Path), help="A TOML file of actions that explorers may take.")
 @click.option("--rubric", metavar="MODULE:CLASS", help="An OpenEnv rubric that grades a server's episodes here.")
 @click.option("--image", help="The image that a provider starts; ours without this.")
-@click.option("--allow", multiple=True, metavar="HOST", help="A host that a provider's sandbox may reach; none else.")
+@click.option(
+    "--allow", multiple=True, metavar="HOST", help="A host that a provider's sandbox may reach; none else. *: all."
+)
 @click.option(
     "--grader-text", "grader_texts", multiple=True, metavar="TEXT",
     help="Words of the world's grader that no answer may hold; may be given again.",

@@ -43,8 +43,10 @@ _TROUBLE = {
 @click.option("--world-map", type=click.Path(path_type=Path), help="TOML: how a server's observations are read.")
 @click.option("--seed-actions", type=click.Path(path_type=Path), help="TOML: actions that the explorer may take.")
 @click.option("--rubric", metavar="MODULE:CLASS", help="An OpenEnv rubric that grades a server's episodes here.")
-@click.option("--image", help="The image that a provider starts; ours without this.")
-@click.option("--allow", multiple=True, metavar="HOST", help="A host that a provider's sandbox may reach; none else.")
+@click.option("--image", help="The image that a provider starts; docs/serving.md says how to build it.")
+@click.option(
+    "--allow", multiple=True, metavar="HOST", help="A host that a provider's sandbox may reach; none else. *: all."
+)
 @click.option(
     "--workers", "num_workers", type=click.IntRange(min=1), default=4, show_default=True,
     help="Episodes of a scripted policy that run at once; worlds of a model that answer at once.",

@@ -50,7 +50,13 @@ class ProcessTable:
 
     def processes(self) -> list[ProcessInfo]:
         """Return the root process and all that descend from it, in the order of their ids."""
-        found = {info.pid: info for name in os.listdir(self._proc) if name.isdigit() and (info := self._info(name))}
+        # Opened anew each time: threads that list one descriptor share its place, and each misses what another saw.
+        folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._proc)
+        try:
+            names = os.listdir(folder)
+        finally:
+            os.close(folder)
+        found = {info.pid: info for name in names if name.isdigit() and (info := self._info(name))}
         return [info for info in found.values() if self._descends(info, found)]
 
     def kill(self, identities: Collection[tuple[int, int]]) -> None:
