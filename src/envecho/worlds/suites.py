@@ -149,7 +149,7 @@ def open_suite(
     if sandbox not in get_args(SandboxName):
         from envecho.worlds.providers.suite import open_hosted
 
-        return open_hosted(name, sandbox, options, image=host.image, allow=host.allow)
+        return open_hosted(name, sandbox, options)
     if name.startswith(("http://", "https://", "ws://", "wss://")):
         from envecho.worlds.openenv.suite import open_openenv
 

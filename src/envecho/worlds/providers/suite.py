@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, final
 
@@ -32,8 +32,6 @@ def open_hosted(
     provider: str,
     options: SuiteOptions,
     *,
-    image: str | None = None,
-    allow: Sequence[str] = (),
     ledger: Ledger | None = None,
 ) -> TaskSuite:
     """Return a world's tasks, to be run in sandboxes of a provider.
@@ -43,9 +41,9 @@ def open_hosted(
     Args:
         world: what `open_suite` takes, of the worlds that run in a sandbox; a container must hold its files.
         provider: a name of `envecho.worlds.providers.known.PROVIDERS`.
-        options: as for the world itself; `sandbox` is not read.
-        image: what the provider runs, in its own words; the provider `process` takes none.
-        allow: hosts that the sandbox may reach; none without a word, `("*",)` for all.
+        options: as for the world itself; `sandbox` is not read. `host.image` is what the provider runs, in its own
+            words (the provider `process` takes none), `host.allow` the hosts that the sandbox may reach: none without
+            a word, `("*",)` for all.
         ledger: where running sandboxes are written down; the user's own without it.
 
     Raises:
@@ -61,8 +59,8 @@ def open_hosted(
         sandbox=chosen.sandbox,
         max_turns=options.max_turns,
         max_sessions=chosen.sessions,
-        image=image,
-        allow=tuple(allow),
+        image=options.host.image,
+        allow=options.host.allow,
         families=options.families,
     )
     chosen.make(spec, ledger)  # refuses what it cannot keep before anything is started
