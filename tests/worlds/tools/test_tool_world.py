@@ -247,7 +247,14 @@ def test_numbers_name_the_same_task_everywhere_and_start_over_after_the_last() -
     ids = [suite.task_id("train", number) for number in range(60)]
     assert len(set(ids)) == 60
     assert suite.task_id("train", count + 3) == ids[3]
+    assert len({suite.task_id("train", number) for number in range(count)}) == count
     assert suite.splits == ("train", "validation", "new_data")
+
+
+def test_a_small_pool_is_of_many_databases() -> None:
+    """Would catch a pool of a hundred episodes on two databases, whose rows a model remembers (training showed it)."""
+    suite = ToolSuite()
+    assert len({suite.task("train", number).database for number in range(100)}) >= 80
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """The tasks of the tool world as a suite: `open_tools(SuiteOptions())`.
 
-Number n of a split is template n modulo the number of templates, on database n divided by it. The splits are disjoint
-by construction: they draw databases from seed ranges of their own, and one domain is in no other split than
-`new_domains`.
+Number n of a split is template n modulo the number of templates. Each template has its own order of databases, so that
+the first hundred tasks are on a hundred databases and not on two: a model that sees few remembers their rows. The
+splits are disjoint by construction: they draw databases from seed ranges of their own, and one domain is in no other
+split than `new_domains`.
 
     train        domains for training, databases 0 to 199
     validation   the same domains and templates, databases 10,000 to 10,199
@@ -34,6 +35,9 @@ NUM_DATABASES = 200
 """How many databases a split has for each template."""
 
 _SEED_STRIDE = 10_000
+_DATABASE_STRIDE = 37
+"""How far apart the databases of neighbouring templates are; no common divisor with `NUM_DATABASES`."""
+
 _LONGEST_EXPLORATION = 12
 
 
@@ -75,9 +79,10 @@ class ToolSuite:
     def task(self, split: str, number: int) -> ToolTask:
         """Return the task of a number."""
         templates = self._templates[self._check(split)]
-        domain, template = templates[number % len(templates)]
-        seed = SPLITS.index(split) * _SEED_STRIDE + number // len(templates) % NUM_DATABASES
-        return _task(domain.name, template.name, seed)
+        lap, place = divmod(number, len(templates))
+        domain, template = templates[place]
+        database = (lap + place * _DATABASE_STRIDE) % NUM_DATABASES
+        return _task(domain.name, template.name, SPLITS.index(split) * _SEED_STRIDE + database)
 
     def task_id(self, split: str, number: int) -> str:
         """Name the task of a number."""
