@@ -166,7 +166,7 @@ def _launch_bubblewrap(init_script: str, pipes: ControlPipes, limits: Limits, la
     seccomp = memory_file(refused)
     try:
         argv = [
-            *_drop_root(),
+            *drop_root(),
             *_bubblewrap_argv(limits, fds, layout),
             *("--info-fd", str(info_write), "--seccomp", str(seccomp)),
             *("bash", "--norc", "--noprofile", f"{CONTROL_FOLDER}/init"),
@@ -236,7 +236,8 @@ def _spawner(pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sandbox-spawner-{pid}")
 
 
-def _drop_root() -> list[str]:
+def drop_root() -> list[str]:
+    """Return the command that runs what follows as nobody where we are root; none else."""
     if os.geteuid() != 0:
         return []
     if shutil.which("setpriv") is None:

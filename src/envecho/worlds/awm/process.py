@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, final
 
 from envecho.errors import WorldError, WorldLostError
-from envecho.worlds.sandbox import NOBODY_ID, USER_ID, SandboxName, require_sandbox
+from envecho.worlds.sandbox import USER_ID, SandboxName, drop_root, require_sandbox
 
 _FOLDER = "/srv/scenario"
 _DRIVER = Path(__file__).with_name("driver.py")
@@ -68,7 +68,7 @@ class ScenarioProcess:
             self._scratch = tempfile.TemporaryDirectory(prefix="envecho-unsafe-")
             argv, folder = [sys.executable, "-I", str(_DRIVER)], self._scratch.name
         else:
-            argv, folder = [*_limited(limits), *_drop_root(), *_bubblewrap(limits)], "/"
+            argv, folder = [*_limited(limits), *drop_root(), *_bubblewrap(limits)], "/"
         self._child = _start(argv, self._stderr.fileno(), folder)
         self._unread = b""
 
@@ -165,14 +165,6 @@ def _limited(limits: ProcessLimits) -> list[str]:
     ]
 
 
-def _drop_root() -> list[str]:
-    if os.geteuid() != 0:
-        return []
-    if shutil.which("setpriv") is None:
-        raise WorldError("running as root needs setpriv (util-linux) to start the sandbox as an unprivileged user")
-    return ["setpriv", f"--reuid={NOBODY_ID}", f"--regid={NOBODY_ID}", "--clear-groups"]
-
-
 def _bubblewrap(limits: ProcessLimits) -> list[str]:
     python, prefix = _interpreter()
     known = dict.fromkeys([*site.getsitepackages(), sysconfig.get_path("purelib")])
@@ -214,7 +206,7 @@ def _interpreter() -> tuple[str, str | None]:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     candidates = [(os.path.realpath(sys.executable), sys.base_prefix), (f"/usr/bin/python{version}", "/usr")]
     for python, prefix in candidates:
-        if os.path.exists(python) and _readable([*_drop_root(), "test", "-x", python]):
+        if os.path.exists(python) and _readable([*drop_root(), "test", "-x", python]):
             return python, None if Path(prefix).is_relative_to("/usr") else prefix
     found = ", ".join(python for python, _ in candidates)
     raise WorldError(
