@@ -8,7 +8,7 @@ import pytest
 
 from envecho.recipes.study_config import load_study
 from envecho.recipes.study_start import require_start
-from envecho.training.config import load_config
+from envecho.training.config import load_config, read_document
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -21,7 +21,8 @@ def test_every_committed_configuration_is_valid(path: Path):
         assert study.study.name == path.stem.removeprefix("study-")
         require_start(study.start)
     else:
-        load_config(path)
+        is_for_a_live_world = not {"data", "rollout"} & set(read_document(path))  # `--world` collects its pools
+        load_config(path, ['data.train="pool.parquet"'] if is_for_a_live_world else [])
 
 
 @pytest.mark.parametrize("name", ["terminal-echo", "smoke-echo"])

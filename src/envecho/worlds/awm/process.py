@@ -178,12 +178,12 @@ def _bubblewrap(limits: ProcessLimits) -> list[str]:
         elif os.path.isdir(name):
             argv += ["--ro-bind", name, name]
     argv += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
-    for folder in (*([prefix] if prefix else []), *packages):
-        argv += ["--ro-bind", folder, folder]
     argv += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
-    argv += ["--ro-bind", str(_DRIVER), "/run/driver.py"]
     argv += ["--perms", "0755", "--size", str(limits.disk_bytes), "--tmpfs", _FOLDER]
-    argv += ["--perms", "1777", "--size", str(limits.disk_bytes), "--tmpfs", "/tmp", "--remount-ro", "/"]
+    argv += ["--perms", "1777", "--size", str(limits.disk_bytes), "--tmpfs", "/tmp"]
+    for folder in (*([prefix] if prefix else []), *packages):  # after /tmp, below which an environment may lie
+        argv += ["--ro-bind", folder, folder]
+    argv += ["--ro-bind", str(_DRIVER), "/run/driver.py", "--remount-ro", "/"]
     argv += ["--chdir", _FOLDER, "--clearenv", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", _FOLDER]
     argv += ["--setenv", "LANG", "C.UTF-8", "--setenv", "TZ", "UTC", "--setenv", "PYTHONHASHSEED", "0"]
     argv += ["--setenv", "PYTHONDONTWRITEBYTECODE", "1", "--setenv", "PYTHONPATH", os.pathsep.join(packages)]
