@@ -16,6 +16,7 @@ from synthetic_run import HOSTILE, write_synthetic_run
 
 from envecho.errors import DataError
 from envecho.reports import write_report, write_token_page
+from envecho.reports.run_folder import read_run_folder
 from envecho.tokens.view import TokenView, ViewToken, visible_text
 from envecho.trajectory import Source
 
@@ -217,6 +218,17 @@ def test_metrics_alone_give_a_report_that_names_what_is_missing(tmp_path: Path):
     assert f"envecho eval --model {run.as_posix()}/checkpoints/step-000040" in page.words
     assert "Nothing held out has been measured yet" in page.words
     assert [a["id"] for t, a in page.tags if t == "section" and "id" in a] == ["curve", "made", "definitions"]
+
+
+def test_the_command_that_a_report_names_has_the_pools_of_the_folder(tmp_path: Path):
+    """Catches a command with files that are not there, or that judges a model on what chose it."""
+    (tmp_path / "config.toml").write_text("[run]\nsteps = 1\n")
+    (tmp_path / "trajectories").mkdir()
+    for name in ("train", "validation", "held_out", "step-000001"):
+        (tmp_path / "trajectories" / f"{name}.parquet").touch()
+    command = next(command for part, command in read_run_folder(tmp_path).missing if "evaluation" in part)
+    assert command.count("--data") == 1
+    assert f"--data {tmp_path.as_posix()}/trajectories/held_out.parquet" in command
 
 
 def test_an_evaluation_alone_gives_a_report(tmp_path: Path):

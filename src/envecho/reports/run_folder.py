@@ -30,7 +30,12 @@ class RunFolder:
         where = self.path.as_posix()
         model = f"{where}/checkpoints/{self.last_checkpoint}" if self.last_checkpoint else "CHECKPOINT"
         train = f"envecho train CONFIG.toml --out {where}"
-        pools = " ".join(f"--data {where}/trajectories/{pool}.parquet" for pool in ("new_boxes", "new_commands"))
+        held_out = [
+            file.as_posix()
+            for file in sorted(self.path.glob("trajectories/*.parquet"))
+            if file.stem not in ("train", "validation") and not file.stem.startswith("step-")
+        ]
+        pools = " ".join(f"--data {pool}" for pool in held_out or ["HELD_OUT.parquet"])
         copiers = f"--train {where}/trajectories/train.parquet"
         parts = {
             "metrics.jsonl (the training curve)": (self.metrics, train),
