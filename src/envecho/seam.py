@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -246,15 +246,59 @@ class TermGradients:
     seconds: float
 
 
+Ability = Literal[
+    "term_gradients",
+    "grad_norm",
+    "entropies",
+    "kl",
+    "entropy_bonus",
+    "importance_cap",
+    "env_nll_clip",
+    "policy_temperature",
+    "loss_grpo",
+    "loss_cispo",
+    "loss_gspo",
+    "loss_sft",
+    "ratio_sampling",
+    "ratio_proximal",
+    "ratio_current",
+    "exact_resume",
+]
+"""What a run may ask of an engine beyond the plain weighted sum.
+
+`term_gradients`: the verb. `grad_norm`: `optim_step` knows the norm. `entropies`: of the actions, in sums and scores.
+`kl` and `entropy_bonus`: these weights. `importance_cap`, `env_nll_clip`: these fields of `PolicyLossSpec`.
+`policy_temperature`: actions read at another temperature than 1. `loss_*` and `ratio_*`: `PolicyLossSpec.name` and its
+`ratio_denominator`. `exact_resume`: `load_state` restores bit for bit, random state included.
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineCapabilities:
-    """What an engine can do, asked before a run starts."""
+    """What an engine can do, asked before a run starts.
+
+    `lacks` names what it cannot do, with the reason in a clause that an error can end with; all else it can.
+    """
 
     trains: bool
     samples: bool
     max_context_tokens: int
     devices: str
     compute_dtype: str
+    lacks: Mapping[Ability, str] = field(default_factory=dict[Ability, str])
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Samples turns: an engine, or a server that holds a copy of the policy's weights."""
+
+    def sample(self, prompts: Sequence[NDArray[np.int32]], params: SamplingParams) -> list[Sample]:
+        """Continue each prompt."""
+        ...
+
+    def sampling_session(self) -> AbstractContextManager[SamplingSession]:
+        """Open a session for a batch of episodes; leaving the block frees its cache."""
+        ...
 
 
 @runtime_checkable
@@ -277,8 +321,11 @@ class Engine(Protocol):
         """
         ...
 
-    def optim_step(self, params: AdamParams) -> float:
-        """Apply one AdamW step to the accumulated gradient, clear it, and return its norm before clipping."""
+    def optim_step(self, params: AdamParams) -> float | None:
+        """Apply one AdamW step to the accumulated gradient, clear it, and return its norm before clipping.
+
+        None where the engine is not told the norm (`lacks` names `grad_norm`).
+        """
         ...
 
     def logprobs(

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envecho.losses import SPLIT_RULES, NormalizerName, TokenCounts, normalizer_weights
+from envecho.losses import SPLIT_RULES, NormalizerName, StepTotals, TokenCounts, normalizer_weights
 
 NAMES = get_args(NormalizerName)
 
@@ -100,6 +100,32 @@ def test_a_split_free_rule_does_not_read_the_split(name, counts, split):
     )
     for one, two in zip(normalizer_weights(name, counts), normalizer_weights(name, other), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SPLIT_RULES])
+@settings(deadline=None, max_examples=30)
+@given(counts=token_counts())
+def test_parts_that_know_the_totals_of_the_step_weigh_as_the_whole(name, counts):
+    """Catches a mean per rank or per micro-batch (trap 15): three integers of the step must be enough."""
+    whole = normalizer_weights(name, counts)
+    step = StepTotals(
+        num_action_tokens=int(counts.action_mask.sum()),
+        num_env_tokens=int(counts.env_mask.sum()),
+        num_sequences=counts.num_sequences,
+    )
+    for sequence in torch.unique(counts.sequence_index).tolist():
+        here = counts.sequence_index == sequence
+        part = TokenCounts(
+            action_mask=counts.action_mask[here],
+            obs_mask=counts.obs_mask[here],
+            env_mask=counts.env_mask[here],
+            sequence_index=torch.zeros(int(here.sum()), dtype=torch.int64),
+            num_sequences=1,
+            constant_length=counts.constant_length,
+            totals=step,
+        )
+        for found, expected in zip(normalizer_weights(name, part), whole, strict=True):
+            torch.testing.assert_close(found, expected[here], rtol=1e-12, atol=0)
 
 
 def episode(num_copies=1, *, prompt_is_target=False):

@@ -187,6 +187,10 @@ class LocalEngine:
         self.forward_backward(batch)
         return self._masters.named_gradients()
 
+    def gradients(self) -> dict[str, NDArray[np.floating]]:
+        """Return a copy of the gradient accumulated since the last step, by the parameter's name in the model."""
+        return {name: value.cpu().numpy().copy() for name, value in self._masters.named_gradients().items()}
+
     def optim_step(self, params: AdamParams) -> float:
         """Clip the accumulated gradient, apply one AdamW step, clear, and return the norm before clipping.
 

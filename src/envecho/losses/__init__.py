@@ -11,7 +11,7 @@ from envecho.losses.objective_loss import BatchLoss, batch_loss, policy_side
 from envecho.losses.policy import grpo_loss, reinforce_loss
 from envecho.losses.presets import PolicyLossChoice, PolicyPreset, policy_preset
 from envecho.losses.regularizers import kl_to_reference, truncated_importance_weights
-from envecho.losses.weights import SPLIT_RULES, NormalizerName, TokenCounts, normalizer_weights
+from envecho.losses.weights import SPLIT_RULES, NormalizerName, StepTotals, TokenCounts, normalizer_weights
 
 __all__ = [
     "SPLIT_RULES",
@@ -23,6 +23,7 @@ __all__ = [
     "PolicyPreset",
     "RatioDenominator",
     "ReadLogprobs",
+    "StepTotals",
     "TokenCounts",
     "WeightedBatch",
     "batch_loss",

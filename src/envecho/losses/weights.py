@@ -29,6 +29,19 @@ SPLIT_RULES: frozenset[str] = frozenset({"trl_token_mean"})
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepTotals:
+    """What the whole optimiser step holds, where the tokens at hand are a part of it (a rank, a micro-batch).
+
+    Summed over all parts: `num_action_tokens`, `num_env_tokens` (targets) and `num_sequences`. No rule needs more, so a
+    trainer that adds up three integers over its processes gets the weights of the whole step.
+    """
+
+    num_action_tokens: int
+    num_env_tokens: int
+    num_sequences: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenCounts:
     """What a normaliser may look at; masks and indices are `[token]` over the whole optimiser step.
 
@@ -36,6 +49,9 @@ class TokenCounts:
     `env_mask`: the observation tokens that are targets. `sequence_index`: the trajectory of each token, branches and
     windows of one trajectory under one number. `num_sequences`: all trajectories, those without a token of a kind
     included. `constant_length` and `micro_batch_index` (`[token]`) are for the one rule each that needs them.
+
+    `totals` says what the step holds beyond these tokens; None: they are the step. A part must hold every sequence of
+    which it holds a token whole, and `num_sequences` is then the part's own.
 
     Example: two trajectories; the second has no observation.
 
@@ -53,6 +69,18 @@ class TokenCounts:
     num_sequences: int
     constant_length: int | None = None
     micro_batch_index: Int[Tensor, " token"] | None = None
+    totals: StepTotals | None = None
+
+    @property
+    def step(self) -> StepTotals:
+        """What the whole optimiser step holds."""
+        if self.totals is not None:
+            return self.totals
+        return StepTotals(
+            num_action_tokens=int(self.action_mask.sum()),
+            num_env_tokens=int(self.env_mask.sum()),
+            num_sequences=self.num_sequences,
+        )
 
     def __post_init__(self) -> None:
         shape = self.action_mask.shape
@@ -98,7 +126,11 @@ def sequence_mean_selected(counts: TokenCounts) -> TokenWeights:
 
 def global_token_mean(counts: TokenCounts) -> TokenWeights:
     """prime-rl, and OpenEnv's toy: each term over the number of its own tokens in the whole step."""
-    return _over(counts.action_mask, counts.action_mask.sum()), _over(counts.env_mask, counts.env_mask.sum())
+    step = counts.step
+    return (
+        _over(counts.action_mask, torch.tensor(step.num_action_tokens)),
+        _over(counts.env_mask, torch.tensor(step.num_env_tokens)),
+    )
 
 
 def constant_length(counts: TokenCounts) -> TokenWeights:
@@ -108,7 +140,7 @@ def constant_length(counts: TokenCounts) -> TokenWeights:
     """
     if counts.constant_length is None or counts.constant_length < 1:
         raise ValueError(f"constant_length is {counts.constant_length}: this rule needs a positive length, explicitly")
-    total = torch.tensor(counts.constant_length * counts.num_sequences)
+    total = torch.tensor(counts.constant_length * counts.step.num_sequences)
     return _over(counts.action_mask, total), _over(counts.env_mask, total)
 
 
@@ -118,7 +150,7 @@ def verl_token_mean(counts: TokenCounts) -> TokenWeights:
     The effective lambda is lambda * num targets / num actions: nearly 8 times the nominal one on a real episode. A step
     without an action has no environment term either: do not train verifier-free under this rule.
     """
-    total = counts.action_mask.sum()
+    total = torch.tensor(counts.step.num_action_tokens)
     return _over(counts.action_mask, total), _over(counts.env_mask, total)
 
 
@@ -132,7 +164,7 @@ def trl_token_mean(counts: TokenCounts) -> TokenWeights:
     if counts.micro_batch_index is None:
         raise ValueError("trl_token_mean is a mean per micro-batch: it needs micro_batch_index, explicitly")
     per_token = _count_per(counts.env_mask, counts.micro_batch_index)
-    return _over(counts.action_mask, counts.action_mask.sum()), _over(counts.env_mask, per_token)
+    return _over(counts.action_mask, torch.tensor(counts.step.num_action_tokens)), _over(counts.env_mask, per_token)
 
 
 _RULES: dict[str, Callable[[TokenCounts], TokenWeights]] = {
@@ -160,4 +192,4 @@ def _count_per(mask: Tensor, index: Tensor) -> Tensor:
 
 
 def _sequence_mean(counts: TokenCounts, numerator: Tensor, denominator: Tensor) -> Tensor:
-    return _over(numerator, _count_per(denominator, counts.sequence_index) * counts.num_sequences)
+    return _over(numerator, _count_per(denominator, counts.sequence_index) * counts.step.num_sequences)

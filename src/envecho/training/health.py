@@ -46,7 +46,7 @@ class StepFacts:
     gradient (proximal, reference) that were needed.
     """
 
-    grad_norm: float
+    grad_norm: float | None
     learning_rate: float
     world_model_coeff: float
     train_seconds: float

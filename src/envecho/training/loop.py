@@ -24,6 +24,7 @@ from envecho.errors import ConfigError, EngineError
 from envecho.objective import CompiledBatch
 from envecho.seam import AdamParams, Engine
 from envecho.tokens import ChatTokenizer
+from envecho.training.abilities import refuse_unable
 from envecho.training.alarms import COLLAPSE, AlarmMonitor
 from envecho.training.checkpoints import Checkpoints, TrainingState
 from envecho.training.config import RunConfig
@@ -99,6 +100,7 @@ def train(
     if engine is None:
         engine = _local_engine(config, folder)
     tokenizer = ChatTokenizer.from_pretrained(folder)
+    refuse_unable(engine.capabilities, config.objective)
     data = _load(config, tokenizer, engine)
     open_run_folder(out, config, overwrite=overwrite)
     parts = _Parts(config, out, engine=engine, tokenizer=tokenizer, data=data)
@@ -283,6 +285,8 @@ class _Run:
 
     def _probe(self, compiled: CompiledBatch) -> tuple[str, ...]:
         """Prove of each term, the first time that it has tokens, that a gradient flows from it into the weights."""
+        if "term_gradients" in self._engine.capabilities.lacks:
+            return ()
         unseen = [t for t in configured_terms(self._config.objective) if t not in self.state.terms_seen]
         found = [term for term in unseen if has_tokens(compiled, term)]
         if not found:
