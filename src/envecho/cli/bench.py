@@ -79,6 +79,29 @@ def bench_rollout(worlds: str, step_seconds: str, out: Path | None, as_json: boo
     _show(measure.bench_rollout(worlds=numbers, step_seconds=seconds, **how), out, as_json)
 
 
+@command.command("agreement")
+@click.option("--subject", "subjects", multiple=True, default=("local",), show_default=True, help="May be given often.")
+@click.option("--setting", "names", multiple=True, help="Measure these settings alone; may be given often.")
+@_out
+@_json
+def bench_agreement(subjects: tuple[str, ...], names: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Measure how far an engine's or a plug-in's gradient is from the float64 reference, on one committed batch.
+
+    Subjects: local, local_distributed, trl, verl, skyrl, tinker; each needs its packages in this environment. The exit
+    status is 1 where a gradient differs by more than 1e-5 and nothing explains it.
+    """
+    from envecho.recipes.agreement import run
+
+    document = run.measure_agreement(subjects, names)
+    text = json.dumps(document, indent=1)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    rows = run.rows_of(document)
+    click.echo(text if as_json else run.table(rows))
+    if run.failures(rows):
+        raise SystemExit(1)
+
+
 def _numbers(name: str, text: str) -> list[float]:
     try:
         found = [float(part) for part in text.split(",")]

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from envecho.engines.quiet import quiet_transformers
 from envecho.errors import DataError
 from envecho.objective import EchoConfig, PolicyConfig
 from envecho.tokens import TokenizedTrajectory
@@ -133,7 +134,8 @@ def write_model(folder: Path, *, seed: int = 0) -> None:
         for name, value in sorted(model.named_parameters()):
             drawn = torch.from_numpy(rng.standard_normal(tuple(value.shape)))
             value.copy_(1 + 0.1 * drawn if "norm" in name else 0.15 * drawn)
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     vocab = {"<pad>": PAD_ID, "<eos>": EOS_ID} | {f"w{k}": k for k in range(2, VOCAB_SIZE)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from envecho.engines.quiet import quiet_transformers
 from envecho.errors import ConfigError
 from envecho.recipes.agreement.case import Setting
 from envecho.tokens import TokenizedTrajectory
@@ -43,7 +44,8 @@ class Reference:
 
 def reference(model: Path, setting: Setting) -> Reference:
     """Compute a setting on the model of a folder, in float64."""
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)
+    with quiet_transformers():
+        network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)
     sequences = setting.sequences()
     policy_terms: list[Tensor] = []
     env_terms: list[Tensor] = []

@@ -13,13 +13,13 @@ from envecho.recipes.agreement.case import Setting
 from envecho.recipes.agreement.compare import Measured
 
 PACKAGES: Final = ("torch", "transformers")
-_MICRO_BATCHES: Final = {1: 4096, 4: 128}
+MICRO_BATCHES: Final = {1: 4096, 4: 128}
 """Tokens per micro-batch by how many micro-batches they make of the committed batch."""
 
 
 def measure(model: Path, setting: Setting, work: Path) -> list[Measured]:
     """Measure the engine in float32, whole and cut in four."""
-    return [_measure(model, setting, tokens=t, count=n) for n, t in _MICRO_BATCHES.items()]
+    return [_measure(model, setting, tokens=t, count=n) for n, t in MICRO_BATCHES.items()]
 
 
 def _measure(model: Path, setting: Setting, *, tokens: int, count: int) -> Measured:

@@ -1,0 +1,37 @@
+"""The committed agreement figures, and the page that shows them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from envecho.recipes.agreement.run import failures
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "agreement.md"
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("agreement_table", ROOT / "results" / "agreement" / "make_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_shows_the_committed_figures(maker: ModuleType):
+    """Catches a table that was edited by hand, or figures that were renewed without it."""
+    text = PAGE.read_text()
+    assert maker.page(text, maker.rows()) == text
+
+
+def test_no_committed_gradient_is_further_off_than_the_bound(maker: ModuleType):
+    """Catches a committed row beyond 1e-5 that nothing explains."""
+    rows = maker.rows()
+    assert rows
+    assert failures(rows) == []
