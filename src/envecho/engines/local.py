@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import final
+from typing import Unpack, final
 
 import numpy as np
 import torch
@@ -24,7 +24,17 @@ from numpy.typing import NDArray
 from envecho.engines import state
 from envecho.engines.batch_sums import BatchSums
 from envecho.engines.decoding import CachedSession
-from envecho.engines.micro_batches import pad_rows, split_batch, take, weight_mask, without_env, without_policy
+from envecho.engines.lora import LoraAdapter, LoraOptions, apply_lora
+from envecho.engines.micro_batches import (
+    PassKeywords,
+    PassOptions,
+    pad_rows,
+    split_batch,
+    take,
+    weight_mask,
+    without_env,
+    without_policy,
+)
 from envecho.engines.model import load_causal_model, refuse_dropout
 from envecho.engines.precision import (
     ComputeDtype,
@@ -64,14 +74,17 @@ class LocalEngine:
         device: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda`, `cuda:1`.
         compute_dtype: `auto`, `float32`, `bfloat16`, or `float64` for proofs. When computing in bfloat16, weights and
             optimiser stay in float32.
-        tokens_per_micro_batch: padded tokens per forward pass; memory grows with it, results do not depend on it.
         seed: mixed into the seed of every draw.
-        gradient_checkpointing: compute activations again in the backward pass: about half the memory, 4/3 the time.
         trains: False keeps no gradients, optimiser or masters.
         trainable: which parameters are trained: `all`, or `attention` (with normalisation layers).
+        lora: train an adapter of this size instead, the model frozen. In bfloat16 the frozen weights are held in that
+            precision alone, without the float32 masters that everything else has.
+        passes: `tokens_per_micro_batch` and `gradient_checkpointing`, as `PassOptions` says; the result does
+            not depend on them.
 
     Raises:
-        EngineError: the model cannot be found, loaded, or taken apart.
+        ConfigError: `lora` without peft in the tested range.
+        EngineError: the model cannot be found, loaded, or taken apart; options that exclude each other.
     """
 
     def __init__(
@@ -80,31 +93,38 @@ class LocalEngine:
         *,
         device: str = "auto",
         compute_dtype: ComputeDtype = "auto",
-        tokens_per_micro_batch: int = 1024,
         seed: int = 0,
-        gradient_checkpointing: bool = False,
         trains: bool = True,
         trainable: Trainable = "all",
+        lora: LoraOptions | None = None,
+        **passes: Unpack[PassKeywords],
     ) -> None:
-        if tokens_per_micro_batch < 1:
-            raise EngineError(f"tokens_per_micro_batch is {tokens_per_micro_batch}, expected at least 1")
+        options = PassOptions(**passes)
+        if lora is not None and (not trains or trainable != "all"):
+            raise EngineError(
+                "lora trains an adapter alone: it needs trains=True and trainable='all'"
+                " (LoraOptions(targets='attention') adapts attention alone)"
+            )
         place = choose_device(device)
         dtype = choose_compute_dtype(compute_dtype, place)
-        load_dtype = torch.float32 if trains and dtype == torch.bfloat16 else dtype
+        load_dtype = torch.float32 if trains and dtype == torch.bfloat16 and lora is None else dtype
         self._model = load_causal_model(resolve_model(model), dtype=load_dtype, device=place)
         self._dtype = dtype
-        self._max_tokens = tokens_per_micro_batch
+        self._max_tokens = options.tokens_per_micro_batch
         self._chunk_size = max(64, _CHUNK_LOGITS.get(place.type, 2**23) // self._model.head_weight.shape[0])
         self._counters = {"seed": seed, "num_optim_steps": 0}
         self.shares_prefixes = trees_are_exact(self._model)
         self._optimizer: torch.optim.AdamW | None = None
+        self._adapter: LoraAdapter | None = None
         if trains:
             freeze_all_but(self._model.network, trainable)
-            self._masters = MasterWeights(self._model.network, dtype)
+            if lora is not None:
+                self._adapter = apply_lora(self._model.network, lora, seed=seed)
+            self._masters = MasterWeights(self._model.network, dtype, frozen_too=lora is None)
             self._optimizer = torch.optim.AdamW(list(self._masters.trained.values()), fused=True)
         else:
             self._model.network.requires_grad_(False)
-        if gradient_checkpointing:
+        if options.gradient_checkpointing:
             refuse_dropout(self._model.network)
             with warnings.catch_warnings():
                 # Its new name exists in recent releases alone; this one works in all from 5.2 up to 6.
@@ -251,14 +271,20 @@ class LocalEngine:
         yield session
 
     def save_model(self, folder: Path) -> None:
-        """Write the model alone, as a plain Hugging Face folder, without the optimiser."""
+        """Write the model alone, as a plain Hugging Face folder, without the optimiser.
+
+        With `lora` the weights in it are merged, and `adapter/` holds the adapter alone.
+        """
         self._require_training()
-        state.save_model(self._model, self._masters, folder)
+        state.save_model(self._model, self._masters, folder, adapter=self._adapter)
 
     def load_model(self, folder: Path) -> None:
-        """Take the weights of a model folder of the same architecture; the optimiser's state stays as it is."""
+        """Take the weights of a model folder of the same architecture; the optimiser's state stays as it is.
+
+        With `lora` these are the adapter's, and the folder must have been written with the same base model.
+        """
         self._require_training()
-        state.load_model(self._masters, folder)
+        state.load_model(self._masters, folder, adapter=self._adapter)
 
     def save_state(self, folder: Path) -> None:
         """Write model, optimiser, seed and counters into an existing empty folder, as safetensors and JSON.
@@ -269,7 +295,7 @@ class LocalEngine:
         optimizer = self._require_training()
         if self._masters.gradients():
             raise EngineError("save_state after forward_backward and before optim_step would lose the gradient")
-        state.save_model(self._model, self._masters, folder)
+        state.save_model(self._model, self._masters, folder, adapter=self._adapter)
         state.save_optimizer(optimizer, self._masters.trained, folder)
         state.save_counters(self._counters, folder)
 
@@ -277,7 +303,7 @@ class LocalEngine:
         """Restore what `save_state` wrote, bit for bit; an accumulated gradient is dropped."""
         optimizer = self._require_training()
         counters = state.load_counters(_COUNTERS, folder)
-        state.load_model(self._masters, folder)
+        state.load_model(self._masters, folder, adapter=self._adapter)
         optimizer.zero_grad(set_to_none=True)
         state.load_optimizer(optimizer, self._masters.trained, folder)
         self._counters = counters

@@ -21,7 +21,8 @@ Trainable = Literal["all", "attention"]
 """Which parameters are trained: every one, or those of attention and normalisation layers, a fifth of the weights: a
 backward pass of half the cost, and a tenth of the optimiser's memory."""
 
-_ATTENTION_WORDS = ("attn", "attention", "norm", "ln_")
+ATTENTION_WORDS = ("attn", "attention")
+_NORM_WORDS = ("norm", "ln_")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -71,7 +72,7 @@ def freeze_all_but(network: torch.nn.Module, trainable: Trainable) -> None:
     if trainable != "attention":
         raise EngineError(f"trainable is {trainable!r}, expected 'all' or 'attention'")
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(any(word in name for word in _ATTENTION_WORDS))
+        parameter.requires_grad_(any(word in name for word in (*ATTENTION_WORDS, *_NORM_WORDS)))
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise EngineError(f"{type(network).__name__} names no parameter after attention; use trainable = 'all'")
 
@@ -91,23 +92,24 @@ class MasterWeights:
 
     In float32 (and float64) they are the same tensors. In bfloat16 the network becomes the working copy: gradients are
     added up in the float32 masters as soon as a backward pass has finished with a parameter, and `publish` copies the
-    masters back after a step.
+    masters back after a step. `frozen_too` False gives frozen parameters no master: they are in bfloat16 alone.
     """
 
-    def __init__(self, network: torch.nn.Module, compute_dtype: torch.dtype) -> None:
+    def __init__(self, network: torch.nn.Module, compute_dtype: torch.dtype, *, frozen_too: bool = True) -> None:
         self._network = network
         self.is_copied = compute_dtype == torch.bfloat16
         self.parameters: dict[str, Parameter] = dict(network.named_parameters())
+        self._working: dict[str, Parameter] = {}
         if not self.is_copied:
             return
-        self._working = self.parameters
-        self.parameters = {name: Parameter(value.detach().float()) for name, value in self._working.items()}
-        for name, working in self._working.items():
+        for name, working in list(self.parameters.items()):
+            if working.requires_grad or frozen_too:
+                master = Parameter(working.detach().float(), requires_grad=working.requires_grad)
+                self._working[name], self.parameters[name] = working, master
+                if working.requires_grad:
+                    working.register_post_accumulate_grad_hook(_give_gradient_to(master))
             # Parameters alone: rotary frequencies and other buffers keep their precision.
             working.data = working.data.to(compute_dtype)
-            if working.requires_grad:
-                working.register_post_accumulate_grad_hook(_give_gradient_to(self.parameters[name]))
-            self.parameters[name].requires_grad_(working.requires_grad)
 
     @property
     def trained(self) -> dict[str, Parameter]:
@@ -116,10 +118,9 @@ class MasterWeights:
 
     def publish(self) -> None:
         """Copy the masters to the working copy, if there is one."""
-        if self.is_copied:
-            with torch.no_grad():
-                for name, working in self._working.items():
-                    working.copy_(self.parameters[name])
+        with torch.no_grad():
+            for name, working in self._working.items():
+                working.copy_(self.parameters[name])
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masters under every name that the network's state has, tied names included."""

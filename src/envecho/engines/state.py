@@ -1,6 +1,7 @@
 """What an engine writes to disk and reads back: a plain Hugging Face model folder, plus the optimiser's state.
 
-    model.safetensors, config.json, tokenizer files, chat template    any tool loads these
+    model.safetensors, config.json, tokenizer files, chat template    any tool loads these (an adapter is merged in)
+    adapter/                                                          the adapter alone, in peft's layout (`lora`)
     optimizer.safetensors                                             NAME.exp_avg, NAME.exp_avg_sq, NAME.step
     engine_state.json                                                 seed and counters
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM
 
+from envecho.engines.lora import LoraAdapter
 from envecho.engines.model import CausalModel
 from envecho.engines.precision import MasterWeights
 from envecho.engines.quiet import quiet_transformers
@@ -33,10 +35,17 @@ _STATE_FILE = "engine_state.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def save_model(model: CausalModel, masters: MasterWeights, folder: Path) -> None:
-    """Write the master weights, configuration, tokenizer and chat template into a folder."""
+def save_model(model: CausalModel, masters: MasterWeights, folder: Path, *, adapter: LoraAdapter | None = None) -> None:
+    """Write the master weights, configuration, tokenizer and chat template into a folder.
+
+    With an adapter, the weights are those of base and adapter together, and the adapter is written beside them.
+    """
+    weights = masters.state_dict()
+    if adapter is not None:
+        adapter.save(weights, folder)
+        weights = adapter.merged(weights)
     with quiet_transformers():
-        model.network.save_pretrained(folder, state_dict=masters.state_dict())
+        model.network.save_pretrained(folder, state_dict=weights)
     if masters.is_copied:
         # transformers writes the dtype of the working copy; the file holds the masters.
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -46,12 +55,18 @@ def save_model(model: CausalModel, masters: MasterWeights, folder: Path) -> None
         model.tokenizer.save_pretrained(folder)
 
 
-def load_model(masters: MasterWeights, folder: Path) -> None:
-    """Copy the weights of a folder into the masters and the working copy.
+def load_model(masters: MasterWeights, folder: Path, *, adapter: LoraAdapter | None = None) -> None:
+    """Copy the weights of a folder, or with an adapter those of its adapter alone, into masters and working copy.
 
     Raises:
-        EngineError: the folder holds another architecture.
+        EngineError: the folder holds another architecture, or an adapter that is not this one's.
     """
+    if adapter is not None:
+        with torch.no_grad():
+            for name, value in adapter.load(folder).items():
+                masters.parameters[name].copy_(value)
+        masters.publish()
+        return
     some = next(iter(masters.parameters.values()))
     with quiet_transformers():
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=some.dtype)
