@@ -204,11 +204,12 @@ class ScoreRequest:
 class Scores:
     """Per token of a request: `logprobs` float32, NaN where not read; `top1` whether it was the argmax.
 
-    `entropies` float32 in nats, NaN where not read, is that of the distribution over the token; None unless asked for.
+    `top1` is None where the engine is told log-probs alone. `entropies` float32 in nats, NaN where not read, is that of
+    the distribution over the token; None unless asked for.
     """
 
     logprobs: NDArray[np.float32]
-    top1: NDArray[np.bool_]
+    top1: NDArray[np.bool_] | None
     entropies: NDArray[np.float32] | None = None
 
 

@@ -133,6 +133,11 @@ def pool_tokens(sequences: Sequence[TokenizedTrajectory], scores: Iterable[Score
                 f"expected a finite log-prob for each of {len(at)} environment tokens of trajectory "
                 f"{sequence.trajectory_id}, found {int((~np.isfinite(nll)).sum())} that are not"
             )
+        if score.top1 is None:
+            raise EngineError(
+                "this engine is told log-probs alone, not which token was the likeliest, so accuracies are unknown;"
+                " evaluate a pool with another engine on the saved weights"
+            )
         columns.append(
             {
                 "sequence_index": np.full(len(at), number, dtype=np.int64),

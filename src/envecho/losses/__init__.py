@@ -7,7 +7,7 @@ from envecho.losses.echo import echo_loss
 from envecho.losses.environment import clipped_ce, environment_ce
 from envecho.losses.gspo import gspo_loss, sequence_ratios
 from envecho.losses.logprobs import ReadLogprobs, read_logprobs
-from envecho.losses.objective_loss import BatchLoss, batch_loss, policy_side
+from envecho.losses.objective_loss import BatchLoss, batch_loss, loss_of_logprobs, policy_side
 from envecho.losses.policy import grpo_loss, reinforce_loss
 from envecho.losses.presets import PolicyLossChoice, PolicyPreset, policy_preset
 from envecho.losses.regularizers import kl_to_reference, truncated_importance_weights
@@ -35,6 +35,7 @@ __all__ = [
     "grpo_loss",
     "gspo_loss",
     "kl_to_reference",
+    "loss_of_logprobs",
     "normalizer_weights",
     "policy_preset",
     "policy_side",

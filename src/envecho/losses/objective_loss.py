@@ -97,6 +97,38 @@ def batch_loss(
     )
 
 
+def loss_of_logprobs(logprobs: Float[Tensor, " token"], batch: WeightedBatch) -> BatchLoss:
+    """Return the loss of `batch_loss` from log-probs alone, differentiable in them.
+
+    For an engine that is told log-probs and nothing else, so the actions must be at temperature 1 and without an
+    entropy weight. `logprobs[i]` is that of token i at T = 1; where nothing reads a token it may be anything.
+
+    Raises:
+        DataError: log-probs or ratios that a term needs are missing at a token with a weight of that term.
+        ValueError: the actions are at another temperature, or entropy is weighed.
+    """
+    policy_rows = torch.nonzero(policy_side(batch)).flatten()
+    if (batch.temperature != 1 and len(policy_rows)) or bool((batch.entropy_weights != 0).any()):
+        raise ValueError("log-probs at T = 1 tell neither the loss at another temperature nor entropies")
+    env_rows = torch.nonzero(batch.env_weights).flatten()
+    target_rows = torch.nonzero(batch.env_targets | (batch.env_weights != 0)).flatten()
+    policy, clipped = _policy_term(logprobs[policy_rows], policy_rows, batch)
+    kl = _kl_term(logprobs[policy_rows], policy_rows, batch)
+    env = _env_term(logprobs[env_rows], env_rows, batch)
+    zero = policy.detach().new_zeros(())
+    return BatchLoss(
+        loss=policy + env if kl is None else policy + env + kl,
+        policy_loss=policy.detach(),
+        env_loss=env.detach(),
+        kl_loss=zero if kl is None else kl.detach(),
+        entropy_loss=zero,
+        policy_logprobs=_spread(logprobs, (policy_rows, logprobs[policy_rows])),
+        entropies=torch.full_like(logprobs, torch.nan).detach(),
+        env_logprobs=_spread(logprobs, (target_rows, logprobs[target_rows])),
+        clipped=_spread(logprobs, (policy_rows, clipped)),
+    )
+
+
 def policy_side(batch: WeightedBatch) -> Tensor:
     """Mask `[token]` of the tokens that the policy, KL or entropy term weighs."""
     return (batch.policy_weights != 0) | (batch.kl_weights != 0) | (batch.entropy_weights != 0)
