@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from batches import SIZES
+from transformers import MistralConfig, MistralForCausalLM
 
 from envecho.engines.local import LocalEngine
 from envecho.errors import EngineError
@@ -132,3 +134,92 @@ def test_a_wrong_request_is_refused(engine, requests, message):
     """Catches an empty prompt that crashes deep in the model, and two turns of one episode at once."""
     with engine.sampling_session() as session, pytest.raises(EngineError, match=message):
         session.sample(requests, SamplingParams(max_tokens=2))
+
+
+def play(session, prompts, turns, params, *, seed):
+    """Name random rows each turn; yield request and sample, and go on with an answer behind each."""
+    draw = np.random.default_rng(seed)
+    for turn in range(turns):
+        rows = draw.permutation(sorted(prompts))[: draw.integers(1, len(prompts) + 1)].tolist()
+        requests = [TurnRequest(row=row, prompt=prompts[row], key=(row, turn)) for row in rows]
+        for request, sample in zip(requests, session.sample(requests, params), strict=True):
+            yield request, sample
+            answer = draw.integers(8, 61, draw.integers(1, 4)).astype(np.int32)
+            prompts[request.row] = np.concatenate([request.prompt, sample.token_ids, answer])
+
+
+def count_fed_tokens(session):
+    """Let the session count the tokens that go through the model."""
+    counts, feed = [], session.feed
+
+    def counting(tokens):
+        counts.append(sum(len(new) for new in tokens))
+        return feed(tokens)
+
+    session.feed = counting
+    return counts
+
+
+@pytest.mark.parametrize("architecture", ["tiny_llama", "tiny_qwen3"])
+def test_rows_named_in_any_order_are_computed_once_and_scored_as_their_histories(architecture, request):
+    """Catches a row that is read anew because a turn did not name it, or that comes back with another row's cache."""
+    engine = LocalEngine(request.getfixturevalue(architecture), compute_dtype="float64", device="cpu")
+    params = SamplingParams(max_tokens=3, temperature=0.9, seed=1, stop_token_ids=(STOP,))
+    prompts = {row: history(row, length) for row, length in enumerate((3, 11, 7, 1, 5))}
+    with engine.sampling_session() as session:
+        fed, seen = count_fed_tokens(session), {}
+        for asked, sample in play(session, prompts, 14, params, seed=3):
+            require_true_logprobs(engine, asked.prompt, sample, 0.9)
+            # The last sampled token is read with the next prompt.
+            seen[asked.row] = len(asked.prompt) + len(sample.token_ids) - 1
+        assert len(seen) == 5
+        assert sum(fed) == sum(seen.values()) == session.num_cached_tokens
+
+
+def test_what_a_session_holds_is_the_histories_of_the_rows_that_live(engine):
+    """Catches a cache that grows with every episode ever seen, and a parked row that keeps its whole batch alive."""
+    params = SamplingParams(max_tokens=2, seed=1)
+    with engine.sampling_session() as session:
+        first = [TurnRequest(row=row, prompt=history(row, 5 + 7 * row), key=(row,)) for row in range(4)]
+        session.sample(first, params)
+        session.sample([TurnRequest(row=9, prompt=history(9, 4), key=(9,))], params)
+        assert session.num_cached_tokens == sum(len(asked.prompt) + 1 for asked in first) + 5
+        for row, parked in session._parked.items():
+            for tensor in (part for layer in parked.layers for part in layer):
+                assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+                assert tensor.shape[2] == len(first[row].prompt) + 1
+        session.drop(2)
+        session.drop(9)
+        session.drop(77)  # never there
+        assert session.num_cached_tokens == sum(len(first[row].prompt) + 1 for row in (0, 1, 3))
+        for row in (0, 1, 3):
+            session.drop(row)
+        assert session.num_cached_tokens == 0
+        (sample,) = session.sample(first[2:3], params)
+        require_true_logprobs(engine, first[2].prompt, sample, 1.0)
+
+
+def test_a_row_that_left_the_batch_comes_back_with_the_same_bits(engine):
+    """Catches a cache that is written anew or rounded on its way out of the batch and back."""
+    params = SamplingParams(max_tokens=4, seed=1)
+    one, other = (TurnRequest(row=row, prompt=history(row, 6), key=(row,)) for row in (0, 1))
+    with engine.sampling_session() as session:
+        session.sample([one, other], params)
+        before = [layer.keys[0].clone() for layer in session._cache.layers]
+        session.sample([other], params)
+        session._take_rows([0, 1])
+        assert len(before) == 2
+        for layer, keys in zip(session._cache.layers, before, strict=True):
+            assert torch.equal(layer.keys[0, :, -keys.shape[1] :], keys)
+
+
+def test_models_that_keep_nothing_between_turns_are_still_exact(tmp_path):
+    """Catches a parked row of a model whose layers count distances in columns."""
+    torch.manual_seed(3)
+    MistralForCausalLM(MistralConfig(**SIZES, sliding_window=6)).save_pretrained(tmp_path)
+    engine = LocalEngine(tmp_path, compute_dtype="float64", device="cpu", trains=False)
+    prompts = {row: history(row, length) for row, length in enumerate((9, 9, 9))}
+    with engine.sampling_session() as session:
+        for asked, sample in play(session, prompts, 5, SamplingParams(max_tokens=2, seed=1), seed=0):
+            require_true_logprobs(engine, asked.prompt, sample, 1.0)
+        assert not session._parked

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -172,9 +174,46 @@ class _EveryTokenStops:
                     ids = np.array([params.stop_token_ids[0]], dtype=np.int32)
                     return [Sample(token_ids=ids, logprobs=np.zeros(1, np.float32), stopped=True) for _ in requests]
 
+                def drop(self, row):
+                    pass
+
             yield _Session()
 
         return session()
+
+
+class _Watched:
+    """An engine whose sessions say after every turn how many episodes they hold keys and values of."""
+
+    def __init__(self, engine: LocalEngine) -> None:
+        self._engine, self.held = engine, list[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    @contextmanager
+    def sampling_session(self):
+        with self._engine.sampling_session() as session:
+            sample = session.sample
+
+            def watched(requests, params):
+                samples = sample(requests, params)
+                self.held.append(len({*session._rows, *session._parked}))
+                return samples
+
+            session.sample = watched
+            yield session
+
+
+def test_a_cache_lives_as_long_as_its_episode(engine, tokenizer):
+    """Catches a session that holds keys and values of every episode of a step: memory that grows with the step."""
+    watched = _Watched(engine)
+    params = dataclasses.replace(PARAMS, max_turns=2, episodes_per_batch=1, max_live_episodes=2, schedule="ready")
+    jobs = [job(n, lambda: TalkingWorld("goes_on")) for n in range(8)]
+    assert len(rollout(jobs, watched, tokenizer, params)) == 8
+    assert len(watched.held) == 16
+    # An episode that has just ended is dropped when its record is taken out, one turn later at most.
+    assert 2 <= max(watched.held) <= 4
 
 
 def test_an_episode_without_room_for_another_turn_is_over_and_kept(engine, tokenizer):

@@ -1,14 +1,17 @@
 """Episodes decoded together, each with its key-value cache kept from turn to turn: `CachedSession`.
 
-All rows share one batched cache whose columns may have holes: a row that is shorter, or whose history was written anew,
-has columns that its mask hides, and positions are counted per row. So a turn costs one forward pass over what is new
-since the last turn, and one per sampled token. Not here: prompts (`envecho.tokens`), episodes (`envecho.rollout`).
+The rows of a turn share one batched cache whose columns may have holes: a row that is shorter, or whose history was
+written anew, has columns that its mask hides, and positions are counted per row. So a turn costs one forward pass over
+what is new since the last turn, and one per sampled token. A row that a turn does not name is parked beside the batch
+without its holes, and joins again when it is named. Not here: prompts (`envecho.tokens`), episodes
+(`envecho.rollout`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -26,17 +29,26 @@ _MOST_HOLES = 0.5
 """A cache with a larger share of hidden columns is packed before the next turn."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Parked:
+    """A row outside of the batch: its tokens, and per layer their keys and values `[1, head, token, width]`."""
+
+    ids: list[int]
+    layers: list[tuple[Tensor, Tensor]]
+
+
 @final
 class CachedSession:
-    """A batch of episodes; fulfils `envecho.seam.SamplingSession`.
+    """Episodes that are decoded together, some or all of them each turn; fulfils `envecho.seam.SamplingSession`.
 
-    Rows that a call does not name lose their cache, and are computed again should they come back: episodes that go on
-    are named every turn. Models with layers that do not see all tokens count distances in columns, so for these nothing
-    is kept between turns.
+    Keys and values of a row live until `drop`, or until the session is no longer used: memory grows with the tokens of
+    the episodes that live, and with the padding of the rows of the last turn. Models with layers that do not see all
+    tokens count distances in columns, so for these nothing is kept between turns.
     """
 
     def __init__(self, model: CausalModel, *, seed: int) -> None:
         self._model, self._seed = model, seed
+        self._parked: dict[int, _Parked] = {}
         self._rows: list[int] = []
         self._ids: list[list[int]] = []  # per row, the tokens whose keys and values are cached, in order
         self._cache: Any = None
@@ -44,8 +56,14 @@ class CachedSession:
 
     def drop(self, row: int) -> None:
         """Free the cache of an episode that is over."""
+        self._parked.pop(row, None)
         if row in self._rows:
             self._keep([place for place, kept in enumerate(self._rows) if kept != row])
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Tokens whose keys and values are held, padding not counted."""
+        return sum(len(ids) for ids in [*self._ids, *(parked.ids for parked in self._parked.values())])
 
     @torch.no_grad()
     def sample(self, requests: Sequence[TurnRequest], params: SamplingParams) -> list[Sample]:
@@ -110,15 +128,63 @@ class CachedSession:
         return left
 
     def _take_rows(self, rows: list[int]) -> None:
-        """Make the cache's rows these, in this order; a row that is new starts all of them over."""
-        if not self._model.sees_all or any(row not in self._rows for row in rows):
-            self._rows, self._ids, self._cache = rows, [[] for _ in rows], DynamicCache()
-            self._mask = torch.zeros((len(rows), 0), dtype=torch.int64, device=self._model.device)
-            return
+        """Make the batch's rows these, in this order: park the others, and bring in those that are parked or new."""
+        if not self._model.sees_all:
+            self._start_over()
+        named = set(rows)
+        self._park([place for place, row in enumerate(self._rows) if row not in named])
+        joining = [row for row in rows if row not in self._rows]
+        if joining:
+            self._keep([place for place, row in enumerate(self._rows) if row in named])
+            self._join(joining)
         self._keep([self._rows.index(row) for row in rows])
+
+    def _start_over(self) -> None:
+        self._rows, self._ids, self._cache = [], [], DynamicCache()
+        self._mask = torch.zeros((0, 0), dtype=torch.int64, device=self._model.device)
+
+    def _park(self, places: Sequence[int]) -> None:
+        for place in places:
+            columns = torch.nonzero(self._mask[place]).flatten()
+            if len(columns):
+                # Indexing copies, so a parked row does not keep the whole batch alive.
+                layers = [(k[place, None][:, :, columns], v[place, None][:, :, columns]) for k, v in self._layers()]
+                self._parked[self._rows[place]] = _Parked(ids=self._ids[place], layers=layers)
+
+    def _join(self, rows: Sequence[int]) -> None:
+        """Append rows to the batch, each with what is parked of it; shorter ones get holes on the left."""
+        nothing = _Parked(ids=[], layers=[])
+        joining = [self._parked.pop(row, nothing) for row in rows]
+        num, columns = self._mask.shape
+        size = max(columns, *(len(row.ids) for row in joining))
+        batch = self._layers()
+        self._cache = DynamicCache()
+        for number in range(max(len(batch), *(len(row.layers) for row in joining))):
+            # Taken out layer by layer, so that the whole cache is never held twice.
+            parts = [batch.pop(0)] if batch else []
+            parts += [row.layers.pop(0) if row.layers else None for row in joining]
+            like = next(part for part in parts if part)
+            filled = [part or (like[0][:1, :, :0], like[1][:1, :, :0]) for part in parts]
+            keys, values = (torch.cat([_widened(part[which], size) for part in filled]) for which in (0, 1))
+            self._cache.update(keys, values, number)
+        mask = torch.zeros((num + len(rows), size), dtype=torch.int64, device=self._mask.device)
+        mask[:num, size - columns :] = self._mask
+        for place, row in enumerate(joining, start=num):
+            mask[place, size - len(row.ids) :] = 1
+        self._mask = mask
+        self._rows, self._ids = [*self._rows, *rows], [*self._ids, *(list(row.ids) for row in joining)]
+
+    def _layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values `[row, head, column, width]` of the batch, per layer."""
+        if self._cache is None or not self._cache.get_seq_length():
+            return []
+        return [(layer.keys, layer.values) for layer in self._cache.layers]
 
     def _keep(self, places: list[int]) -> None:
         if places == list(range(len(self._rows))):
+            return
+        if not places:
+            self._start_over()
             return
         self._rows = [self._rows[place] for place in places]
         self._ids = [self._ids[place] for place in places]
@@ -203,6 +269,11 @@ class _Turn:
             )
             for row, n in enumerate(self._lengths.tolist())
         ]
+
+
+def _widened(tensor: Tensor, size: int) -> Tensor:
+    """Pad `[row, head, column, width]` on the left to `size` columns."""
+    return torch.nn.functional.pad(tensor, (0, 0, size - tensor.shape[2], 0))
 
 
 def _draws(requests: Sequence[TurnRequest], params: SamplingParams, seed: int) -> NDArray[np.float64]:

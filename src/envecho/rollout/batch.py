@@ -1,7 +1,7 @@
 """Rollouts of a model: many episodes decoded together, turn by turn, and kept token for token.
 
     episodes in threads: prompt -> ask -> turn -> their world answers -> prompt ...
-    this thread:         a batch of turns from the engine's session, whenever one is due
+    this thread:         a batch of turns from the sampler's session, whenever one is due
 
 A turn that was cut before its end is not carried out: the harness says so and the episode goes on. Whatever ends an
 episode, its transcript is kept and its stop reason says what happened. Not here: when a batch is due (`exchange`),
@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from envecho.errors import ConfigError
+from envecho.errors import ConfigError, EngineError
 from envecho.rollout.crew import Crew
-from envecho.rollout.exchange import Exchange, Schedule
+from envecho.rollout.exchange import Exchange, Schedule, TurnsFailedError
 from envecho.rollout.journal import Journal
 from envecho.rollout.limits import Rules, WorldLimits
 from envecho.rollout.live import LiveEpisode, Surroundings
 from envecho.rollout.play import Action, play
 from envecho.rollout.protocol import ToolProtocol
-from envecho.seam import Engine, Sample, SamplingParams, TurnRequest, World
+from envecho.seam import Sample, Sampler, SamplingParams, SamplingSession, TurnRequest, World
 from envecho.tokens import ChatTokenizer, check_tool_template, render_prompt
 from envecho.trajectory import Message, SampledTokens, Segment, Source, StopReason, Trajectory
 
@@ -107,7 +107,7 @@ class RolloutParams:
 
 def rollout(
     jobs: Sequence[RolloutJob],
-    engine: Engine,
+    sampler: Sampler,
     tokenizer: ChatTokenizer,
     params: RolloutParams,
     *,
@@ -119,13 +119,13 @@ def rollout(
     decode batch under `lockstep`, an episode under `ready`.
 
     Raises:
-        EngineError: the engine fails; a failure of a world is data.
+        EngineError: the sampler fails; a failure of a world, or of one turn among others, is data.
         TemplateError: the chat template cannot render an episode exactly, or shows no tools and should.
     """
     if params.tool_protocol == "template":
         check_tool_template(tokenizer)
     if params.schedule == "ready":
-        return _roll_out_ready(jobs, engine, tokenizer, params, journal)
+        return _roll_out_ready(jobs, sampler, tokenizer, params, journal)
     done: list[Trajectory] = []
     num = min(params.episodes_per_batch, params.num_live)
     for start in range(0, len(jobs), num):
@@ -133,7 +133,7 @@ def rollout(
         name = [(job.id, job.key) for job in batch]
         kept = journal.read(name, params) if journal else None
         if kept is None:
-            records = dict(_decode(batch, engine, tokenizer, params))
+            records = dict(_decode(batch, sampler, tokenizer, params))
             kept = [records[number] for number in range(len(batch))]
             if journal:
                 journal.write(name, params, kept)
@@ -143,7 +143,7 @@ def rollout(
 
 def _roll_out_ready(
     jobs: Sequence[RolloutJob],
-    engine: Engine,
+    sampler: Sampler,
     tokenizer: ChatTokenizer,
     params: RolloutParams,
     journal: Journal | None,
@@ -154,7 +154,7 @@ def _roll_out_ready(
         if kept is not None:
             (records[number],) = kept
     missing = [number for number in range(len(jobs)) if number not in records]
-    for place, record in _decode([jobs[number] for number in missing], engine, tokenizer, params):
+    for place, record in _decode([jobs[number] for number in missing], sampler, tokenizer, params):
         number = missing[place]
         records[number] = record
         if journal:
@@ -163,7 +163,7 @@ def _roll_out_ready(
 
 
 def _decode(
-    jobs: Sequence[RolloutJob], engine: Engine, tokenizer: ChatTokenizer, params: RolloutParams
+    jobs: Sequence[RolloutJob], sampler: Sampler, tokenizer: ChatTokenizer, params: RolloutParams
 ) -> Iterator[tuple[int, Trajectory]]:
     """Run the jobs, and yield number and record of each when it is over."""
     rules = params.rules
@@ -191,14 +191,22 @@ def _decode(
         grace_seconds=params.limits.grace_seconds,
     )
     exchange = Exchange(crew, params.schedule, most=params.episodes_per_batch, ready_seconds=params.ready_seconds)
-    with engine.sampling_session() as session, crew, exchange:
+    with sampler.sampling_session() as session, crew, exchange:
         while requests := exchange.due():
-            exchange.answer(session.sample(requests, sampling))
+            exchange.answer(_outcomes(session, requests, sampling))
             for number, record in crew.take_finished():
-                if params.schedule == "ready":
-                    session.drop(number)
+                session.drop(number)
                 yield number, record
         yield from crew.take_finished()
+
+
+def _outcomes(
+    session: SamplingSession, requests: Sequence[TurnRequest], params: SamplingParams
+) -> Sequence[Sample | EngineError]:
+    try:
+        return session.sample(requests, params)
+    except TurnsFailedError as error:
+        return error.outcomes
 
 
 @final
