@@ -60,3 +60,24 @@ def test_the_table_and_the_carried_lambda_agree(traces: Path, tiny_dir: Path):
 def test_half_a_question_is_a_usage_error(traces: Path, tiny_dir: Path):
     """Catches --from without --to that is silently ignored."""
     assert run(traces, "--model", tiny_dir, "--from", "echo-rl").exit_code == 2
+
+
+def test_what_echo_rls_generator_wrote_needs_no_model(tmp_path: Path):
+    """Catches masks that are read as text, and lines of one file that are taken for the same rollout."""
+    row = {
+        "prompt_token_ids": [1, 2],
+        "completion_token_ids": [3, 4, 5, 6, 7],
+        "completion_masks": [1, 0, 0, 0, 0],
+        "completion_warning_masks": [0, 1, 0, 0, 0],
+        "completion_env_output_masks": [0, 0, 1, 1, 0],
+    }
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join([json.dumps(row)] * 2))
+    report = json.loads(run(rows, "--coeff", 0.3, "--json").stdout)
+    assert (report["num_trajectories"], report["num_env_output_tokens"], report["num_warning_tokens"]) == (2, 4, 2)
+    assert report["peers"]["echo-rl"]["effective_lambda"] == pytest.approx(0.3 * 2 / 3)
+    assert report["peers"]["envecho-trl"]["effective_lambda"] == pytest.approx(0.3)
+    rows.write_text('{"text": "no ids"}')
+    failed = run(rows)
+    assert failed.exit_code == 1
+    assert "line 1" in str(failed.exception)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.command("lambda")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--model", required=True, help="Whose tokenizer counts: smollm2-135m, a hub name or a folder.")
+@click.option("--model", help="Whose tokenizer counts, for trajectories: smollm2-135m, a hub name or a folder.")
 @click.option("--coeff", type=click.FloatRange(min=0), help="The lambda; by default each peer's own.")
 @click.option("--from", "source", metavar="PEER", help="The peer, or normalizer, that the lambda belongs to.")
 @click.option("--to", metavar="PEER", help="The peer, or normalizer, that it is carried to.")
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 @click.option("--constant-length", type=click.IntRange(min=1), help="The length of the rule constant_length.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def command(
-    file: Path, model: str, coeff: float | None, source: str | None, to: str | None,
+    file: Path, model: str | None, coeff: float | None, source: str | None, to: str | None,
     num_micro_batches: int, constant_length: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Print the effective lambda of every peer on the trajectories of FILE, taken as one optimiser step.
+
+    FILE is Parquet, or what the generator of echo-rl wrote: JSON lines of token ids with masks.
 
     \b
     envecho lambda traces.parquet --model smollm2-135m

@@ -1,19 +1,22 @@
 """What lambda really is under the rule of each peer, on a user's own trajectories, and what it is under another rule.
 
-The file is taken as one optimiser step. Not here: the peers and the arithmetic (`envecho.objective.peers`).
+The file is taken as one optimiser step. It holds trajectories, or, as JSON lines, what echo-rl's generator wrote: its
+token ids and masks need no model. Not here: the peers and the arithmetic (`envecho.objective.peers`).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from envecho.engines.pretrained import resolve_model
-from envecho.errors import DataError
+from envecho.errors import ConfigError, DataError
 from envecho.objective.peers import PEERS, CarriedLambda, carry_lambda, effective_lambdas
 from envecho.recipes.progress import counting
 from envecho.tokens import ChatTokenizer, TokenizedTrajectory, tokenize_trajectory
+from envecho.tokens.trainers import echo_rl
 from envecho.trajectory import Role
 from envecho.trajectory.store import read_trajectories
 
@@ -50,7 +53,7 @@ class LambdaReport:
 
 def lambda_report(
     file: Path,
-    model: str,
+    model: str | None,
     *,
     coeff: float | None = None,
     source: str | None = None,
@@ -61,15 +64,10 @@ def lambda_report(
     """Tokenise the trajectories of a file and measure every peer on them; carry `coeff` where `source` and `to` say so.
 
     Raises:
-        ConfigError: the model or a name is unknown.
+        ConfigError: the model or a name is unknown, or trajectories need a model and none is named.
         DataError: the file cannot be read, or holds no trajectory.
     """
-    tokenizer = ChatTokenizer.from_pretrained(resolve_model(model))
-    sequences: list[TokenizedTrajectory] = []
-    with counting("reading trajectories") as advance:
-        for trajectory in read_trajectories(file):
-            sequences += tokenize_trajectory(trajectory, tokenizer)
-            advance(1)
+    sequences = _token_rows(file) if file.suffix in (".json", ".jsonl") else _tokenized(file, model)
     if not sequences:
         raise DataError("there is no trajectory in it", file=file)
     carried = None
@@ -92,6 +90,35 @@ def lambda_report(
         effective=effective_lambdas(sequences, coeff, num_micro_batches=num_micro_batches),
         carried=carried,
     )
+
+
+def _tokenized(file: Path, model: str | None) -> list[TokenizedTrajectory]:
+    if model is None:
+        raise ConfigError("trajectories hold text: name the model whose tokenizer counts with --model")
+    tokenizer = ChatTokenizer.from_pretrained(resolve_model(model))
+    sequences: list[TokenizedTrajectory] = []
+    with counting("reading trajectories") as advance:
+        for trajectory in read_trajectories(file):
+            sequences += tokenize_trajectory(trajectory, tokenizer)
+            advance(1)
+    return sequences
+
+
+def _token_rows(file: Path) -> list[TokenizedTrajectory]:
+    """What echo-rl's generator wrote: one JSON object, or one per line; a row without a name gets its line's number."""
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    lines = [text] if file.suffix == ".json" else text.splitlines()
+    sequences: list[TokenizedTrajectory] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            document = json.loads(line)
+            if not echo_rl.is_generator_output(document):
+                raise DataError("expected token ids with the masks of echo-rl (docs/peers.md)")
+            found = echo_rl.sequences_of(document)
+        except (json.JSONDecodeError, DataError) as error:
+            raise DataError(str(error), file=file, line=number) from None
+        sequences += [replace(s, trajectory_id=f"{number}/{s.trajectory_id}") for s in found]
+    return sequences
 
 
 def _count(sequences: list[TokenizedTrajectory], role: Role) -> int:
