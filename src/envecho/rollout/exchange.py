@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Literal, Self, final
 
+from envecho.errors import EngineError
 from envecho.rollout.crew import Crew
 from envecho.rollout.live import Stopped
 from envecho.seam import Sample, TurnRequest
@@ -27,11 +28,22 @@ Schedule = Literal["lockstep", "ready"]
 _READY_SHARE = 0.5
 
 
+class TurnsFailedError(EngineError):
+    """Some turns of a batch could not be sampled; `outcomes` are in the order of the requests."""
+
+    def __init__(self, outcomes: Sequence[Sample | EngineError]) -> None:
+        self.outcomes = tuple(outcomes)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, EngineError)]
+        super().__init__(f"{len(failures)} of {len(outcomes)} turns failed; the first: {failures[0]}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
     request: TurnRequest
     since: float
-    answer: SimpleQueue[Sample | None] = field(default_factory=lambda: SimpleQueue[Sample | None]())
+    answer: SimpleQueue[Sample | EngineError | None] = field(
+        default_factory=lambda: SimpleQueue[Sample | EngineError | None]()
+    )
 
 
 @final
@@ -65,6 +77,7 @@ class Exchange:
 
         Raises:
             Stopped: the run ends first.
+            EngineError: this turn could not be sampled.
         """
         asked = _Asked(request=request, since=time.monotonic())
         with self._crew.changed:
@@ -75,6 +88,8 @@ class Exchange:
         sample = asked.answer.get()
         if sample is None:
             raise Stopped
+        if isinstance(sample, EngineError):
+            raise sample
         return sample
 
     def due(self) -> list[TurnRequest]:
@@ -96,8 +111,8 @@ class Exchange:
                 del self._asked[asked.request.row]
             return [asked.request for asked in self._given]
 
-    def answer(self, samples: Sequence[Sample]) -> None:
-        """Hand the samples of the last batch to those who asked."""
+    def answer(self, samples: Sequence[Sample | EngineError]) -> None:
+        """Hand the samples of the last batch, or why there is none, to those who asked."""
         given, self._given = self._given, []
         for asked, sample in zip(given, samples, strict=True):
             asked.answer.put(sample)
