@@ -12,6 +12,7 @@ folder becomes whole on disk (`envecho.training.checkpoints`).
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,22 @@ def save_model(model: CausalModel, masters: MasterWeights, folder: Path, *, adap
 
     With an adapter, the weights are those of base and adapter together, and the adapter is written beside them.
     """
-    weights = masters.state_dict()
+    write_model(model, masters.state_dict(), folder, adapter=adapter, in_float32=masters.is_copied)
+
+
+def write_model(
+    model: CausalModel, weights: dict[str, Tensor], folder: Path, *, adapter: LoraAdapter | None, in_float32: bool
+) -> None:
+    """Write weights that are whole, under every name that the network's state has; see `save_model`.
+
+    `in_float32` says that they are of another dtype than the network, which computes with them.
+    """
     if adapter is not None:
         adapter.save(weights, folder)
         weights = adapter.merged(weights)
     with quiet_transformers():
         model.network.save_pretrained(folder, state_dict=weights)
-    if masters.is_copied:
+    if in_float32:
         # transformers writes the dtype of the working copy; the file holds the masters.
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config["dtype"] = "float32"
@@ -67,41 +77,65 @@ def load_model(masters: MasterWeights, folder: Path, *, adapter: LoraAdapter | N
                 masters.parameters[name].copy_(value)
         masters.publish()
         return
-    some = next(iter(masters.parameters.values()))
-    with quiet_transformers():
-        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=some.dtype)
-    weights = dict(loaded.named_parameters())
-    if {name: value.shape for name, value in weights.items()} != {
-        name: value.shape for name, value in masters.parameters.items()
-    }:
-        raise EngineError(f"{folder} holds another architecture than the model that this engine was made with")
+    weights = read_model(folder, masters.parameters)
     with torch.no_grad():
         for name, master in masters.parameters.items():
             master.copy_(weights[name])
     masters.publish()
 
 
+def read_model(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Parameter]:
+    """Return the parameters of a model folder, in the dtype of `like` and with its names and shapes.
+
+    Raises:
+        EngineError: the folder holds another architecture.
+    """
+    some = next(iter(like.values()))
+    with quiet_transformers():
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=some.dtype)
+    weights = dict[str, Parameter](loaded.named_parameters())
+    if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in like.items()}:
+        raise EngineError(f"{folder} holds another architecture than the model that this engine was made with")
+    return weights
+
+
 def save_optimizer(optimizer: torch.optim.Optimizer, names: dict[str, Parameter], folder: Path) -> None:
     """Write the moments and step counts of every parameter that has been stepped."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in names.items():
-        for moment, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}.{moment}"] = value.detach().contiguous()
+    write_moments({name: optimizer.state.get(parameter, {}) for name, parameter in names.items()}, folder)
+
+
+def write_moments(moments: Mapping[str, Mapping[str, Tensor]], folder: Path) -> None:
+    """Write moments and step counts, whole tensors by the parameter's name and their own."""
+    tensors = {
+        f"{name}.{moment}": value.detach().contiguous()
+        for name, found in moments.items()
+        for moment, value in found.items()
+    }
     save_file(tensors, folder / _OPTIMIZER_FILE)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, names: dict[str, Parameter], folder: Path) -> None:
     """Restore what `save_optimizer` wrote; parameters without a state there get none."""
-    path = _existing(folder / _OPTIMIZER_FILE)
     places = {name: place for place, name in enumerate(names)}
     state: dict[int, dict[str, Tensor]] = {}
+    for name, moment, value in read_moments(names, folder):
+        state.setdefault(places[name], {})[moment] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def read_moments(names: Collection[str], folder: Path) -> Iterator[tuple[str, str, Tensor]]:
+    """Yield parameter, moment and whole tensor, one at a time, of what `write_moments` wrote.
+
+    Raises:
+        EngineError: the file is absent, or holds something of another parameter.
+    """
+    path = _existing(folder / _OPTIMIZER_FILE)
     with safe_open(path, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118  (safe_open is no dict)
             name, moment = key.rsplit(".", 1)
-            if name not in places or moment not in _MOMENTS:
+            if name not in names or moment not in _MOMENTS:
                 raise EngineError(f"{path} holds {key!r}, which belongs to no parameter of this model")
-            state.setdefault(places[name], {})[moment] = file.get_tensor(key)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            yield name, moment, file.get_tensor(key)
 
 
 def save_counters(counters: dict[str, int], folder: Path) -> None:
