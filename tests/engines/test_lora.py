@@ -310,6 +310,52 @@ def test_an_adapter_of_another_base_or_size_is_refused(tiny_llama: Path, tmp_pat
         make(tiny_llama, lora=None).load_state(out)
 
 
+def test_a_folder_that_holds_an_adapter_alone_is_merged_once_into_its_base(
+    tiny_qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches an adapter that only we can load, or only we cannot; and a merge at every start."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    engine = trained_engine(tiny_qwen3, dtype="float32")
+    adapter = saved(engine, tmp_path / "out") / "adapter"
+    merged = resolve_model(adapter)
+    np.testing.assert_allclose(score(make(merged, lora=None, dtype="float32")), score(engine), atol=1e-5)
+    written = (merged / "model.safetensors").stat().st_mtime_ns
+    assert resolve_model(str(adapter)) == merged
+    assert (merged / "model.safetensors").stat().st_mtime_ns == written
+    other = trained_engine(tiny_qwen3, dtype="float32", steps=4)
+    assert resolve_model(saved(other, tmp_path / "other") / "adapter") != merged
+    further = make(adapter, dtype="float32")
+    np.testing.assert_allclose(score(further), score(engine), atol=1e-5)
+
+
+def test_an_adapter_that_cannot_be_merged_is_refused_with_the_reason(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches a traceback where the base has moved, a pickle that is read, and weights of another shape."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    adapter = saved(make(tiny_llama), tmp_path / "out") / "adapter"
+    document = json.loads((adapter / "adapter_config.json").read_text())
+    assert document["base_model_name_or_path"] == str(tiny_llama)
+
+    def rewrite(**changes: object) -> None:
+        (adapter / "adapter_config.json").write_text(json.dumps(document | changes))
+
+    rewrite(base_model_name_or_path=str(tmp_path / "gone"))
+    with pytest.raises(EngineError, match=r"which is not to be had: .*change base_model_name_or_path in"):
+        resolve_model(adapter)
+    rewrite(base_model_name_or_path=None)
+    with pytest.raises(EngineError, match="names no base_model_name_or_path"):
+        resolve_model(adapter)
+    rewrite(r=4)
+    with pytest.raises(EngineError, match="cannot be merged into"):
+        resolve_model(adapter)
+    rewrite()
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(EngineError, match="pickles are not read"):
+        resolve_model(adapter)
+    assert not any((tmp_path / "cache").rglob("config.json"))
+
+
 def test_without_peft_in_its_range_the_error_says_what_to_type(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
     """Catches an ImportError from deep inside, or a version that nobody tested."""
     real = importlib.metadata.version

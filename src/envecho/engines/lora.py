@@ -161,6 +161,7 @@ def apply_lora(network: PreTrainedModel, options: LoraOptions, *, seed: int) -> 
     from peft import LoraConfig, TaskType, inject_adapter_in_model
 
     layers = _target_layers(network, options.targets)
+    place = Path(network.name_or_path or "")
     digest = _digest(network)
     config = LoraConfig(
         r=options.rank,
@@ -168,7 +169,7 @@ def apply_lora(network: PreTrainedModel, options: LoraOptions, *, seed: int) -> 
         lora_dropout=0.0,
         target_modules=_target_modules(network, layers),
         task_type=TaskType.CAUSAL_LM,
-        base_model_name_or_path=network.name_or_path,
+        base_model_name_or_path=str(place.resolve()) if place.is_dir() else network.name_or_path,
         fan_in_fan_out=any(layers.values()),
     )
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
