@@ -41,6 +41,14 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+class LoraConfig(_Table):
+    """Table `[model.lora]`: an adapter is trained and the model stays frozen; as `LoraOptions` takes it."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    targets: str | tuple[str, ...] = "all-linear"
+
+
 class ModelConfig(_Table):
     """Table `[model]`: `name` as `resolve_model` takes it; the rest as `LocalEngine` takes it."""
 
@@ -50,6 +58,13 @@ class ModelConfig(_Table):
     tokens_per_micro_batch: int = Field(default=1024, ge=1)
     gradient_checkpointing: bool = False
     trainable: Trainable = "all"
+    lora: LoraConfig | None = None
+
+    @model_validator(mode="after")
+    def _an_adapter_is_all_that_is_trained(self) -> ModelConfig:
+        if self.lora is not None and self.trainable != "all":
+            raise ValueError("trainable chooses among the model's own weights, which lora freezes: set lora.targets")
+        return self
 
 
 class DataConfig(_Table):

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from envecho.engines.local import LocalEngine
 from envecho.engines.pretrained import resolve_model
 from envecho.errors import ConfigError, EngineError
 from envecho.objective import CompiledBatch
@@ -29,6 +28,7 @@ from envecho.training.alarms import COLLAPSE, AlarmMonitor
 from envecho.training.checkpoints import Checkpoints, TrainingState
 from envecho.training.config import RunConfig
 from envecho.training.data import TrainingData, load_data
+from envecho.training.engines import open_engine, open_reference
 from envecho.training.health import StepFacts, train_row, validation_row
 from envecho.training.lambda_control import LambdaControl
 from envecho.training.machine import describe_machine
@@ -98,33 +98,19 @@ def train(
     require_usable(out, config, resume=resume, overwrite=overwrite)
     folder = resolve_model(config.model.name)
     if engine is None:
-        engine = _local_engine(config, folder)
+        engine = open_engine(config.model, folder, seed=config.run.seed)
     tokenizer = ChatTokenizer.from_pretrained(folder)
     refuse_unable(engine.capabilities, config.objective)
     data = _load(config, tokenizer, engine)
     open_run_folder(out, config, overwrite=overwrite)
     parts = _Parts(config, out, engine=engine, tokenizer=tokenizer, data=data)
     if objective_needs_reference(config.objective):
-        parts.reference = _local_engine(config, folder, trains=False)
+        parts.reference = open_reference(config.model, folder, seed=config.run.seed)
     run = _Run(config, out, parts=parts, on_event=on_event)
     run.start()
     while run.state.step < config.run.steps:
         run.advance()
     return run.finish()
-
-
-def _local_engine(config: RunConfig, folder: Path, *, trains: bool = True) -> LocalEngine:
-    model = config.model
-    return LocalEngine(
-        folder,
-        device=model.device,
-        compute_dtype=model.compute_dtype,
-        tokens_per_micro_batch=model.tokens_per_micro_batch,
-        seed=config.run.seed,
-        gradient_checkpointing=model.gradient_checkpointing and trains,
-        trains=trains,
-        trainable=model.trainable,
-    )
 
 
 def _load(config: RunConfig, tokenizer: ChatTokenizer, engine: Engine) -> TrainingData | None:

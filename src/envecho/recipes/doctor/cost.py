@@ -13,7 +13,6 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from envecho.engines.local import LocalEngine
 from envecho.errors import DataError
 from envecho.losses import SPLIT_RULES
 from envecho.objective import EchoConfig, PolicyConfig, compile_batch
@@ -21,6 +20,7 @@ from envecho.recipes.doctor.episode import Episode
 from envecho.recipes.doctor.findings import Findings
 from envecho.tokens import TokenizedTrajectory
 from envecho.training.config import LoopConfig, ModelConfig, RunConfig
+from envecho.training.engines import open_engine
 from envecho.trajectory import SOURCES, Role
 
 _FLOPS_PER_PARAMETER: Final = 6
@@ -184,14 +184,7 @@ def measure_speed(sequences: list[TokenizedTrajectory], folder: Path, model: Mod
     """
     if not sequences:
         return None
-    engine = LocalEngine(
-        folder,
-        device=model.device,
-        compute_dtype=model.compute_dtype,
-        tokens_per_micro_batch=model.tokens_per_micro_batch,
-        gradient_checkpointing=model.gradient_checkpointing,
-        trainable=model.trainable,
-    )
+    engine = open_engine(model, folder, seed=0)
     batch = compile_batch(sequences, EchoConfig(use_rl=False, world_loss_target="all")).batch
     engine.forward_backward(batch)
     started = time.monotonic()
