@@ -28,6 +28,7 @@ from envecho.engines.lora import LoraAdapter, LoraOptions, apply_lora
 from envecho.engines.micro_batches import (
     PassKeywords,
     PassOptions,
+    packed_attention,
     pad_rows,
     split_batch,
     take,
@@ -79,12 +80,13 @@ class LocalEngine:
         trainable: which parameters are trained: `all`, or `attention` (with normalisation layers).
         lora: train an adapter of this size instead, the model frozen. In bfloat16 the frozen weights are held in that
             precision alone, without the float32 masters that everything else has.
-        passes: `tokens_per_micro_batch` and `gradient_checkpointing`, as `PassOptions` says; the result does
-            not depend on them.
+        passes: `tokens_per_micro_batch`, `gradient_checkpointing` and `packing`, as `PassOptions` says; the result
+            does not depend on them.
 
     Raises:
         ConfigError: `lora` without peft in the tested range.
-        EngineError: the model cannot be found, loaded, or taken apart; options that exclude each other.
+        EngineError: the model cannot be found, loaded, or taken apart, or cannot be packed exactly; options that
+            exclude each other.
     """
 
     def __init__(
@@ -114,6 +116,12 @@ class LocalEngine:
         self._chunk_size = max(64, _CHUNK_LOGITS.get(place.type, 2**23) // self._model.head_weight.shape[0])
         self._counters = {"seed": seed, "num_optim_steps": 0}
         self.shares_prefixes = trees_are_exact(self._model)
+        self._packing = options.packing
+        if self._packing and not self.shares_prefixes:
+            raise EngineError(
+                f"{type(self._model.network).__name__} cannot keep the sequences of a packed row apart exactly (layers"
+                " that do not see all tokens before, or positions and masks of its own); set packing to false"
+            )
         self._optimizer: torch.optim.AdamW | None = None
         self._adapter: LoraAdapter | None = None
         if trains:
@@ -161,15 +169,16 @@ class LocalEngine:
                 " max_tokens so that long trajectories become windows"
             )
         sums = BatchSums(len(batch.token_ids))
-        for micro in split_batch(batch, self._max_tokens):
+        for micro in split_batch(batch, self._max_tokens, packing=self._packing):
             part = take(batch, micro.tokens, self._model.device)
             has_weight = bool(weight_mask(part).any())
             if not has_weight and not bool(part.env_targets.any()):
                 continue
             with torch.set_grad_enabled(has_weight):
                 rows, mask = pad_rows(part.token_ids, micro.lengths)
+                apart = packed_attention(part, micro.lengths) if micro.is_packed else {}
                 out = batch_loss(
-                    self._model.hidden(rows)[mask],
+                    self._model.hidden(rows, **apart)[mask],
                     self._model.head_weight,
                     part,
                     head_bias=self._model.head_bias,

@@ -1,11 +1,13 @@
 """Cut a batch into parts that fit in memory, and lay sequences out as padded rows.
 
 Rows are padded on the right: under causal attention no real token sees what follows it, so no mask is needed and the
-fast attention kernels stay available. Not here: the model, and any loss.
+fast attention kernels stay available. With packing a row holds several sequences, positions start over with each, and a
+mask keeps them apart. Not here: the model, and any loss.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ class PassKeywords(TypedDict, total=False):
 
     tokens_per_micro_batch: int
     gradient_checkpointing: bool
+    packing: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +33,12 @@ class PassOptions:
     """How a batch goes through the model: memory and time depend on it, results do not.
 
     `tokens_per_micro_batch`: padded tokens per forward pass. `gradient_checkpointing`: compute activations again in the
-    backward pass, about half the memory for 4/3 of the time.
+    backward pass, about half the memory for 4/3 of the time. `packing`: rows hold several sequences where these fit.
     """
 
     tokens_per_micro_batch: int = 1024
     gradient_checkpointing: bool = False
+    packing: bool = False
 
     def __post_init__(self) -> None:
         if self.tokens_per_micro_batch < 1:
@@ -43,10 +47,14 @@ class PassOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """Some sequences of a batch: `tokens` `[token]` are places in the whole batch, `lengths` one per row."""
+    """Some sequences of a batch: `tokens` `[token]` are places in the whole batch, row after row.
+
+    `lengths` are the tokens of each row; `is_packed` says that some row holds more than one sequence.
+    """
 
     tokens: Tensor
     lengths: list[int]
+    is_packed: bool = False
 
 
 def plan_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -79,7 +87,42 @@ def _cut(order: list[int], lengths: Sequence[int], max_tokens: int) -> list[list
     return groups
 
 
-def split_batch(batch: WeightedBatch, max_tokens: int) -> list[MicroBatch]:
+def pack_rows(lengths: Sequence[int], max_tokens: int) -> list[list[list[int]]]:
+    """Group sequences into micro-batches of rows, `[micro-batch][row]` -> sequences, by the longest that still fits.
+
+    A micro-batch is as wide as the longest sequence that is left, and has as many rows as `max_tokens` allows (one at
+    least). So attention is no wider than without packing.
+    """
+    left = sorted(range(len(lengths)), key=lambda sequence: (lengths[sequence], -sequence))
+    groups: list[list[list[int]]] = []
+    while left:
+        width = lengths[left[-1]]
+        rows: list[list[int]] = []
+        while left and len(rows) < max(1, max_tokens // width):
+            row, free = [], width
+            while place := bisect.bisect_right(left, free, key=lambda sequence: lengths[sequence]):
+                row.append(left.pop(place - 1))
+                free -= lengths[row[-1]]
+            rows.append(row)
+        groups.append(rows)
+    return groups
+
+
+def padding_share(lengths: Sequence[int], max_tokens: int, *, packing: bool = False) -> float:
+    """Return the share of the computed tokens that are padding, for sequences of these lengths in one step."""
+    computed = 0
+    for rows in _plan(lengths, max_tokens, packing=packing):
+        computed += len(rows) * max(sum(lengths[sequence] for sequence in row) for row in rows)
+    return 1 - sum(lengths) / computed if computed else 0.0
+
+
+def _plan(lengths: Sequence[int], max_tokens: int, *, packing: bool) -> list[list[list[int]]]:
+    if packing:
+        return pack_rows(lengths, max_tokens)
+    return [[[sequence] for sequence in group] for group in plan_rows(lengths, max_tokens)]
+
+
+def split_batch(batch: WeightedBatch, max_tokens: int, *, packing: bool = False) -> list[MicroBatch]:
     """Return the micro-batches of a batch.
 
     The split depends on the lengths alone, never on what is read: otherwise logging the environment at weight 0 would
@@ -90,10 +133,11 @@ def split_batch(batch: WeightedBatch, max_tokens: int) -> list[MicroBatch]:
     lengths = [stop - start for start, stop in zip(starts, stops, strict=True)]
     return [
         MicroBatch(
-            tokens=torch.cat([torch.arange(starts[row], stops[row]) for row in group]),
-            lengths=[lengths[row] for row in group],
+            tokens=torch.cat([torch.arange(starts[sequence], stops[sequence]) for row in rows for sequence in row]),
+            lengths=[sum(lengths[sequence] for sequence in row) for row in rows],
+            is_packed=any(len(row) > 1 for row in rows),
         )
-        for group in plan_rows(lengths, max_tokens)
+        for rows in _plan(lengths, max_tokens, packing=packing)
     ]
 
 
@@ -136,3 +180,16 @@ def pad_rows(token_ids: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]
     rows = torch.zeros(mask.shape, dtype=token_ids.dtype, device=token_ids.device)
     rows[mask] = token_ids
     return rows, mask
+
+
+def packed_attention(batch: WeightedBatch, lengths: Sequence[int]) -> dict[str, Tensor]:
+    """Return what keeps the sequences of packed rows apart: options of `CausalModel.hidden`.
+
+    `position_ids` `[row, longest]` start over with each sequence; `attention_mask` `[row, 1, longest, longest]` lets a
+    token see those of its own sequence up to itself. Padding sees padding.
+    """
+    positions, is_real = pad_rows(batch.positions, lengths)
+    sequences, _ = pad_rows(batch.sequence_index, lengths)
+    sequences = torch.where(is_real, sequences, -1)
+    is_same = sequences[:, None, :, None] == sequences[:, None, None, :]
+    return {"position_ids": positions, "attention_mask": is_same.tril()}
