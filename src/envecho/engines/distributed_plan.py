@@ -1,0 +1,99 @@
+"""Which rank computes what: sequences, micro-batches, requests and prompts, cut into one share per rank.
+
+Every plan is a function of lengths and tokens alone, so that all runs of a command cut alike. Not here: processes and
+what they compute (`distributed_rank`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envecho.engines.micro_batches import split_batch, weight_mask
+from envecho.losses import WeightedBatch
+from envecho.seam import ScoreRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPart:
+    """What one rank does of a forward and backward: one entry per pass, the same number of passes on every rank.
+
+    `batch` holds the rank's sequences, `places` `[token]` where its tokens lie in the whole batch. `passes[k]` are the
+    places in `batch` of the k-th micro-batch with the length of each row, or None where other ranks alone have one.
+    `with_gradient[k]` is equal on all ranks: all of them run the backward pass of a micro-batch, or none.
+    """
+
+    batch: WeightedBatch
+    places: Tensor
+    passes: tuple[tuple[Tensor, list[int]] | None, ...]
+    with_gradient: tuple[bool, ...]
+
+
+def split_evenly(sizes: Sequence[int], num_ranks: int) -> list[list[int]]:
+    """Deal numbers out to ranks so that the sums of their sizes are about equal: longest first, to whom has least."""
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for number in sorted(range(len(sizes)), key=lambda n: (-sizes[n], n)):
+        rank = loads.index(min(loads))
+        shares[rank].append(number)
+        loads[rank] += sizes[number]
+    return [sorted(share) for share in shares]
+
+
+def split_step(batch: WeightedBatch, num_ranks: int, max_tokens: int) -> list[BatchPart]:
+    """Cut a batch into whole sequences per rank, and each rank's part into micro-batches.
+
+    Passes that nothing reads on any rank are left out; one that only logs runs without a gradient on all ranks.
+    """
+    starts = torch.nonzero(batch.positions == 0).flatten()
+    lengths = torch.diff(starts, append=torch.tensor([len(batch.positions)])).tolist()
+    shares = split_evenly(lengths, num_ranks)
+    places = [
+        torch.cat([torch.arange(int(starts[n]), int(starts[n]) + lengths[n]) for n in share] or [starts[:0]])
+        for share in shares
+    ]
+    parts = [batch.select(share) for share in shares]
+    micros = [split_batch(part, max_tokens) if share else [] for part, share in zip(parts, shares, strict=True)]
+    weighed, read = ([[_any(part, m.tokens, logged) for m in micro] for part, micro in zip(parts, micros, strict=True)]
+                     for logged in (False, True))  # fmt: skip
+    slots = range(max(map(len, micros), default=0))
+    kept = [k for k in slots if any(k < len(row) and row[k] for row in read)]
+    with_gradient = tuple(any(k < len(row) and row[k] for row in weighed) for k in kept)
+    return [
+        BatchPart(
+            batch=part,
+            places=place,
+            passes=tuple((micro[k].tokens, micro[k].lengths) if k < len(micro) else None for k in kept),
+            with_gradient=with_gradient,
+        )
+        for part, place, micro in zip(parts, places, micros, strict=True)
+    ]
+
+
+def _any(part: WeightedBatch, tokens: Tensor, logged: bool) -> bool:
+    weighed = weight_mask(part)[tokens]
+    return bool((weighed | part.env_targets[tokens] if logged else weighed).any())
+
+
+def split_requests(requests: Sequence[ScoreRequest], num_ranks: int) -> list[list[int]]:
+    """Cut score requests into runs of about equal tokens, neighbours being those that share a beginning."""
+    order = sorted(range(len(requests)), key=lambda n: requests[n].token_ids.astype(">i4").tobytes())
+    sizes = np.array([len(requests[n].token_ids) for n in order], dtype=np.int64)
+    middles = np.cumsum(sizes) - sizes / 2
+    ranks = np.minimum((middles * num_ranks / max(int(sizes.sum()), 1)).astype(np.int64), num_ranks - 1)
+    return [sorted(order[k] for k in np.flatnonzero(ranks == rank)) for rank in range(num_ranks)]
+
+
+def split_prompts(prompts: Sequence[NDArray[np.int32]], num_ranks: int) -> list[list[int]]:
+    """Deal prompts out, equal prompts to one rank in their order: their draws are numbered among each other."""
+    groups: dict[bytes, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        groups.setdefault(prompt.astype("<i4").tobytes(), []).append(number)
+    members = list(groups.values())
+    shares = split_evenly([sum(len(prompts[n]) + 1 for n in group) for group in members], num_ranks)
+    return [sorted(n for group in share for n in members[group]) for share in shares]
