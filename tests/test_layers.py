@@ -27,6 +27,7 @@ LEVEL_OF_ROOM = {
     "cli": 7,
 }
 FOR_EVERY_LEVEL = {"errors", "seam", "extras"}
+ENTRY = "__main__"
 WITHOUT_TORCH = {"trajectory", "reports", "errors"}
 
 
@@ -62,7 +63,7 @@ def forbidden(room: str, module: str) -> str | None:
         return None
     if target not in LEVEL_OF_ROOM:
         return "no room of DESIGN's table; inside the package a name comes from its room"
-    highest = 0 if room == "seam" else LEVEL_OF_ROOM[room] - 1
+    highest = 0 if room == "seam" else max(LEVEL_OF_ROOM.values()) if room == ENTRY else LEVEL_OF_ROOM[room] - 1
     if LEVEL_OF_ROOM[target] > highest:
         return f"{target} is of level {LEVEL_OF_ROOM[target]}; {room} may import up to level {highest}"
     return None
@@ -76,7 +77,7 @@ def layer_violations(package: Path) -> list[str]:
         room = inside.parts[0].removesuffix(".py")
         if room == "__init__":
             continue
-        known = FOR_EVERY_LEVEL if len(inside.parts) == 1 else set(LEVEL_OF_ROOM)
+        known = FOR_EVERY_LEVEL | {ENTRY} if len(inside.parts) == 1 else set(LEVEL_OF_ROOM)
         if room not in known:
             found.append(f"{inside}: no room of DESIGN's table")
             continue

@@ -68,11 +68,22 @@ def envecho() -> None:
 
 
 def main(args: list[str] | None = None) -> Any:
-    """Run the command line; this is the `envecho` console script."""
+    """Run the command line; this is the `envecho` console script.
+
+    Under torchrun rank 0 runs it, and the other ranks do what its engines ask of them.
+    """
+    from envecho.engines.torchrun import world_size
     from envecho.errors import EnvechoError
 
     try:
-        envecho.main(args=args, prog_name="envecho", standalone_mode=True)
+        if world_size() > 1:
+            from envecho.engines.distributed import rank_zero
+
+            with rank_zero() as is_rank_zero:
+                if is_rank_zero:
+                    envecho.main(args=args, prog_name="envecho", standalone_mode=True)
+        else:
+            envecho.main(args=args, prog_name="envecho", standalone_mode=True)
     except EnvechoError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

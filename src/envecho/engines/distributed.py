@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envecho.engines import state
-from envecho.engines.distributed_group import Ranks, world_size
+from envecho.engines.distributed_group import Ranks
 from envecho.engines.distributed_plan import BatchPart, split_prompts, split_requests, split_step
 from envecho.engines.distributed_rank import RankEngine, RankFacts, RankOptions, TermSums
 from envecho.engines.local import LocalEngine
@@ -28,6 +28,7 @@ from envecho.engines.lora import LoraOptions
 from envecho.engines.micro_batches import PassKeywords, PassOptions, without_env, without_policy
 from envecho.engines.precision import ComputeDtype, Trainable
 from envecho.engines.pretrained import resolve_model
+from envecho.engines.torchrun import world_size
 from envecho.errors import EngineError
 from envecho.losses import WeightedBatch
 from envecho.seam import (
@@ -100,7 +101,7 @@ def rank_zero() -> Generator[bool]:
         process.ranks.dismiss()
 
 
-def open_engine(
+def open_local(
     model: str | Path,
     *,
     device: str = "auto",
@@ -137,7 +138,7 @@ def open_engine(
 
 @final
 class DistributedEngine:
-    """A model over the ranks of one torchrun; fulfils `envecho.seam.Engine`. Made by `open_engine`, on rank 0.
+    """A model over the ranks of one torchrun; fulfils `envecho.seam.Engine`. Made by `open_local`, on rank 0.
 
     Sequences, score requests, prompts and episodes are dealt out to the ranks. Log-probs and draws do not depend on
     how many there are, beyond rounding; the bits of a step are the same for the same number.
@@ -310,7 +311,7 @@ class DistributedEngine:
                 f"a sequence has {longest} tokens, the model's context {limit}; tokenise with max_tokens so that long"
                 " trajectories become windows"
             )
-        return split_step(batch, self._process.ranks.size, self._options.passes.tokens_per_micro_batch)
+        return split_step(batch, self._process.ranks.size, self._options.passes)
 
     def _forget(self) -> None:
         """Clear a gradient that holds a part of a batch that failed, unless the ranks are gone."""

@@ -24,6 +24,7 @@ from typing import Any, Final, cast, final
 import torch
 import torch.distributed as dist
 
+from envecho.engines.torchrun import world_size
 from envecho.errors import EngineError, EnvechoError
 
 Handle = Callable[[str, Any], Any]
@@ -43,11 +44,6 @@ class _Answer:
     value: Any = None
     error: str | None = None
     is_own: bool = False
-
-
-def world_size(environment: Mapping[str, str] = os.environ) -> int:
-    """How many processes torchrun started; 1 without it."""
-    return int(environment.get("WORLD_SIZE", "1")) if "RANK" in environment else 1
 
 
 @final

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envecho.engines.micro_batches import split_batch, weight_mask
+from envecho.engines.micro_batches import MicroBatch, PassOptions, split_batch, weight_mask
 from envecho.losses import WeightedBatch
 from envecho.seam import ScoreRequest
 
@@ -23,14 +23,14 @@ from envecho.seam import ScoreRequest
 class BatchPart:
     """What one rank does of a forward and backward: one entry per pass, the same number of passes on every rank.
 
-    `batch` holds the rank's sequences, `places` `[token]` where its tokens lie in the whole batch. `passes[k]` are the
-    places in `batch` of the k-th micro-batch with the length of each row, or None where other ranks alone have one.
+    `batch` holds the rank's sequences, `places` `[token]` where its tokens lie in the whole batch. `passes[k]` is the
+    k-th micro-batch of `batch`, or None where other ranks alone have one.
     `with_gradient[k]` is equal on all ranks: all of them run the backward pass of a micro-batch, or none.
     """
 
     batch: WeightedBatch
     places: Tensor
-    passes: tuple[tuple[Tensor, list[int]] | None, ...]
+    passes: tuple[MicroBatch | None, ...]
     with_gradient: tuple[bool, ...]
 
 
@@ -45,7 +45,7 @@ def split_evenly(sizes: Sequence[int], num_ranks: int) -> list[list[int]]:
     return [sorted(share) for share in shares]
 
 
-def split_step(batch: WeightedBatch, num_ranks: int, max_tokens: int) -> list[BatchPart]:
+def split_step(batch: WeightedBatch, num_ranks: int, options: PassOptions) -> list[BatchPart]:
     """Cut a batch into whole sequences per rank, and each rank's part into micro-batches.
 
     Passes that nothing reads on any rank are left out; one that only logs runs without a gradient on all ranks.
@@ -58,26 +58,31 @@ def split_step(batch: WeightedBatch, num_ranks: int, max_tokens: int) -> list[Ba
         for share in shares
     ]
     parts = [batch.select(share) for share in shares]
-    micros = [split_batch(part, max_tokens) if share else [] for part, share in zip(parts, shares, strict=True)]
-    weighed, read = ([[_any(part, m.tokens, logged) for m in micro] for part, micro in zip(parts, micros, strict=True)]
-                     for logged in (False, True))  # fmt: skip
+    micros = [
+        split_batch(part, options.tokens_per_micro_batch, packing=options.packing) if share else []
+        for part, share in zip(parts, shares, strict=True)
+    ]
+    marks = [[_reads(part, micro.tokens) for micro in found] for part, found in zip(parts, micros, strict=True)]
     slots = range(max(map(len, micros), default=0))
-    kept = [k for k in slots if any(k < len(row) and row[k] for row in read)]
-    with_gradient = tuple(any(k < len(row) and row[k] for row in weighed) for k in kept)
+    weighed, read = (
+        [any(k < len(row) and row[k][is_read] for row in marks) for k in slots] for is_read in (False, True)
+    )
+    kept = [k for k in slots if read[k]]
     return [
         BatchPart(
             batch=part,
             places=place,
-            passes=tuple((micro[k].tokens, micro[k].lengths) if k < len(micro) else None for k in kept),
-            with_gradient=with_gradient,
+            passes=tuple(found[k] if k < len(found) else None for k in kept),
+            with_gradient=tuple(weighed[k] for k in kept),
         )
-        for part, place, micro in zip(parts, places, micros, strict=True)
+        for part, place, found in zip(parts, places, micros, strict=True)
     ]
 
 
-def _any(part: WeightedBatch, tokens: Tensor, logged: bool) -> bool:
+def _reads(part: WeightedBatch, tokens: Tensor) -> tuple[bool, bool]:
+    """Whether some of the tokens has a weight, and whether some is read, for a weight or for the log."""
     weighed = weight_mask(part)[tokens]
-    return bool((weighed | part.env_targets[tokens] if logged else weighed).any())
+    return bool(weighed.any()), bool((weighed | part.env_targets[tokens]).any())
 
 
 def split_requests(requests: Sequence[ScoreRequest], num_ranks: int) -> list[list[int]]:

@@ -29,7 +29,7 @@ from envecho.engines.distributed_group import Broken
 from envecho.engines.distributed_plan import BatchPart
 from envecho.engines.distributed_weights import ShardedWeights, named_state, whole
 from envecho.engines.lora import LoraAdapter, LoraOptions, apply_lora
-from envecho.engines.micro_batches import PassOptions, take
+from envecho.engines.micro_batches import MicroBatch, PassOptions, take
 from envecho.engines.model import load_causal_model
 from envecho.engines.precision import ComputeDtype, Trainable, choose_compute_dtype, choose_device, freeze_all_but
 from envecho.engines.pretrained import resolve_model
@@ -41,6 +41,21 @@ from envecho.seam import AdamParams, ForwardBackwardOutput, Sample, SamplingPara
 
 # Logits of one chunk of positions: 32 MB in float32 on a CPU, 1 GB on a GPU.
 _CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}
+_TWO = torch.zeros(2)
+_EMPTY = WeightedBatch(
+    token_ids=torch.zeros(2, dtype=torch.int64),
+    positions=torch.arange(2),
+    sequence_index=torch.zeros(2, dtype=torch.int64),
+    policy_weights=_TWO,
+    advantages=_TWO,
+    env_weights=_TWO,
+    env_targets=_TWO != 0,
+    kl_weights=_TWO,
+    entropy_weights=_TWO,
+    sampling_logprobs=_TWO,
+)
+"""Two tokens that nothing weighs: the pass of a rank that has no micro-batch where others have one."""
+_EMPTY_MICRO = MicroBatch(tokens=torch.arange(2), lengths=[2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +110,11 @@ class RankEngine:
         self._max_tokens = options.passes.tokens_per_micro_batch
         self._chunk_size = max(64, _CHUNK_LOGITS.get(place.type, 2**23) // self._model.head_weight.shape[0])
         self._shares_prefixes = trees_are_exact(self._model)
+        if options.passes.packing and not self._shares_prefixes:
+            raise EngineError(
+                f"{type(self._model.network).__name__} cannot keep the sequences of a packed row apart exactly (layers"
+                " that do not see all tokens before, or positions and masks of its own); set packing to false"
+            )
         self._sessions: dict[int, CachedSession] = {}
         self._is_whole = not trains
         self._weights: ShardedWeights | None = None
@@ -156,21 +176,19 @@ class RankEngine:
         self._forget_whole()
         sums, problems = BatchSums(len(part.batch.token_ids)), list[EnvechoError]()
         with _collective():
-            for place, with_gradient in zip(part.passes, part.with_gradient, strict=True):
-                if place is None:
-                    micro, lengths = _empty_batch(part.batch, self._device), [2]
-                else:
-                    micro, lengths = take(part.batch, place[0], self._device), place[1]
+            for micro, with_gradient in zip(part.passes, part.with_gradient, strict=True):
+                batch = _EMPTY if micro is None else part.batch
+                taken = _EMPTY_MICRO if micro is None else micro
                 with torch.set_grad_enabled(with_gradient):
-                    loss, out, problem = weights.module(micro, lengths)
+                    loss, out, problem = weights.module(take(batch, taken.tokens, self._device), taken)
                     if with_gradient:
                         loss.backward()
                     else:
                         weights.reshard()
                 if problem is not None:
                     problems.append(problem)
-                if place is not None:
-                    sums.add(place[0], out)
+                if micro is not None:
+                    sums.add(micro.tokens, out)
         return sums, problems[0] if problems else None
 
     def square_norm(self, _: None) -> float | None:
@@ -334,25 +352,6 @@ def _place(device: str, local_rank: int) -> torch.device:
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
-
-
-def _empty_batch(like: WeightedBatch, device: torch.device) -> WeightedBatch:
-    """Two tokens that nothing weighs."""
-    zeros = torch.zeros(2, device=device)
-    positions = torch.arange(2, device=device)
-    return WeightedBatch(
-        token_ids=positions,
-        positions=positions,
-        sequence_index=torch.zeros_like(positions),
-        policy_weights=zeros,
-        advantages=zeros,
-        env_weights=zeros,
-        env_targets=zeros != 0,
-        kl_weights=zeros,
-        entropy_weights=zeros,
-        sampling_logprobs=zeros,
-        temperature=like.temperature,
-    )
 
 
 def _square(gradients: Mapping[str, Tensor]) -> float:

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import Module, ModuleList, Parameter
 from transformers import PreTrainedModel
 
-from envecho.engines.micro_batches import pad_rows, without_env, without_policy
+from envecho.engines.micro_batches import MicroBatch, packed_attention, pad_rows, without_env, without_policy
 from envecho.engines.model import CausalModel, refuse_dropout
 from envecho.errors import EngineError, EnvechoError
 from envecho.losses import BatchLoss, PolicyLossSpec, WeightedBatch, batch_loss
@@ -40,13 +40,14 @@ class LossModule(Module):
         self.network = model.network
         self._model, self._chunk_size = model, chunk_size
 
-    def forward(self, part: WeightedBatch, lengths: list[int]) -> tuple[Tensor, BatchLoss, EnvechoError | None]:
-        """Return the loss with its graph, the values, and what was wrong with the data.
+    def forward(self, part: WeightedBatch, micro: MicroBatch) -> tuple[Tensor, BatchLoss, EnvechoError | None]:
+        """Return the loss of the tokens of a micro-batch with its graph, the values, and what was wrong with the data.
 
         Data that no loss can be computed from gives a connected zero, so that the passes of all ranks still match.
         """
-        rows, mask = pad_rows(part.token_ids, lengths)
-        hidden = self._model.hidden(rows)[mask]
+        rows, mask = pad_rows(part.token_ids, micro.lengths)
+        apart = packed_attention(part, micro.lengths) if micro.is_packed else {}
+        hidden = self._model.hidden(rows, **apart)[mask]
         try:
             out, problem = self._loss(hidden, part), None
         except EnvechoError as error:
