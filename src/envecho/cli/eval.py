@@ -166,10 +166,10 @@ class _Job:
         advance: Callable[[int], None],
     ) -> int:
         """Measure one model on every pool and return its context length."""
-        from envecho.engines.local import LocalEngine
+        from envecho.engines.distributed import open_local
         from envecho.evaluation import evaluate_pool, read_out
 
-        engine = LocalEngine(folder, trains=False)
+        engine = open_local(folder, trains=False)
         for pool, trajectories in self.pools.items():
             found = evaluate_pool(engine, trajectories, tokenizer, num_swaps=NUM_SWAPS, seed=self.seed)
             answers = read_out(engine, found.sequences, found.tokens, refs[pool], tokenizer)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envecho.engines.local import LocalEngine
+from envecho.engines.distributed import open_local
 from envecho.engines.lora import LoraOptions
 from envecho.seam import Engine
 from envecho.training.config import LoraConfig, ModelConfig
@@ -23,8 +23,8 @@ def open_reference(model: ModelConfig, folder: Path, *, seed: int) -> Engine:
     return _local(model, folder, seed=seed, trains=False)
 
 
-def _local(model: ModelConfig, folder: Path, *, seed: int, trains: bool) -> LocalEngine:
-    return LocalEngine(
+def _local(model: ModelConfig, folder: Path, *, seed: int, trains: bool) -> Engine:
+    return open_local(
         folder,
         device=model.device,
         compute_dtype=model.compute_dtype,

@@ -1,4 +1,4 @@
-"""What a bit-for-bit continuation depends on beside the checkpoint: libraries, threads, processor.
+"""What a bit-for-bit continuation depends on beside the checkpoint: libraries, processes, threads, processor.
 
 Not here: what is done about a difference (`loop` warns).
 """
@@ -11,13 +11,16 @@ from pathlib import Path
 
 import torch
 
+from envecho.engines.torchrun import world_size
+
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def describe_machine() -> dict[str, str]:
     """Return names and values that must be equal for a resumed run to equal an uninterrupted one bit for bit."""
     libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "envecho")}
-    return libraries | {"threads": str(torch.get_num_threads()), "processor": _processor()}
+    means = {"processes": str(world_size()), "threads": str(torch.get_num_threads()), "processor": _processor()}
+    return libraries | means
 
 
 def _processor() -> str:
