@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+import warnings
 from collections import defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -27,8 +28,12 @@ from envecho.plugins.skyrl import trainer_class
 
 @contextmanager
 def cpu_as_device() -> Generator[None]:
-    """SkyRL moves its batches to `torch.cuda.current_device()`; while the block runs, that is the CPU."""
-    with mock.patch.object(torch.cuda, "current_device", return_value="cpu"):
+    """SkyRL moves its batches to `torch.cuda.current_device()`; while the block runs, that is the CPU.
+
+    Its autocast for CUDA then says that it does nothing, which is meant.
+    """
+    with warnings.catch_warnings(), mock.patch.object(torch.cuda, "current_device", return_value="cpu"):
+        warnings.filterwarnings("ignore", message="CUDA is not available")
         yield
 
 
