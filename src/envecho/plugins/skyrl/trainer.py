@@ -71,44 +71,56 @@ def trainer_class() -> type[Any]:
             return super().train_critic_and_policy(data)
 
         def weigh_observations(self, data: Any) -> dict[str, float]:
-            """Write the weights into `data["rollout_logprobs"]` and return what is logged.
-
-            Raises:
-                DataError: no observation was ever marked, or SkyRL pads batches with copies of rows.
-            """
-            boundaries = data.metadata["policy_mini_batch_boundaries"]
-            self.check_padding(data, boundaries)
-            logprobs, loss_mask = data["rollout_logprobs"], data["loss_mask"]
-            if logprobs is None:
-                raise DataError("the batch has no rollout_logprobs, in which marks travel; see with_env_masks")
-            marks = read_marks(logprobs, loss_mask)
-            self.observed = self.observed or bool(marks.targets.any())
+            """Turn the marks of a batch into weights, and return what is logged."""
+            check_padding(data, ranks=self.dispatch.dp_size("policy"))
+            step = max(1, self.global_step)
+            coeff = lambda_at(self.objective, step, self.total_training_steps or step)
+            metrics = write_weights(data, self.objective, world_model_coeff=coeff)
+            self.observed = self.observed or metrics["policy/num_env_tokens"] > 0
             if not self.observed:
                 raise DataError(
                     "no token of this batch is marked as an observation, so nothing would be learnt from the world:"
                     " wrap the generator in EchoGenerator, or mark its output by with_env_masks"
                 )
-            step = max(1, self.global_step)
-            coeff = lambda_at(self.objective, step, self.total_training_steps or step)
-            found = step_weights(marks, loss_mask, boundaries, self.objective, world_model_coeff=coeff)
-            data["rollout_logprobs"] = with_weights(logprobs, loss_mask, found.weights)
-            if not self.objective.use_rl:
-                data["advantages"] = torch.zeros_like(data["advantages"])
-            metrics = {"policy/num_env_tokens": float(found.num_targets), "policy/world_model_coeff": coeff}
-            if found.num_targets:
-                metrics["policy/env_ce"] = float(-data["action_log_probs"][marks.targets].double().mean())
-            if found.effective_lambda is not None:
-                metrics["policy/effective_lambda"] = found.effective_lambda
             return metrics
 
-        def check_padding(self, data: Any, boundaries: list[tuple[int, int]]) -> None:
-            """Refuse batches that SkyRL fills up with copies of a row: a copy's observations would be trained again."""
-            ranks = self.dispatch.dp_size("policy")
-            uneven = [end - start for start, end in boundaries if (end - start) % ranks]
-            if data.metadata.get("pad_size") or uneven:
-                raise DataError(
-                    f"the rollouts of a batch do not divide by {ranks} ranks, and SkyRL pads with copies of a row;"
-                    f" choose policy_mini_batch_size * n_samples_per_prompt as a multiple of {ranks}"
-                )
-
     return EchoPPOTrainer
+
+
+def write_weights(data: Any, objective: EchoConfig, *, world_model_coeff: float) -> dict[str, float]:
+    """Write the weights of a `TrainingInputBatch` into its `rollout_logprobs`, and return what is logged.
+
+    Without `use_rl` the advantages become 0. `env_ce` is read from SkyRL's own pass over the batch, at T = 1.
+
+    Raises:
+        DataError: the batch has no log-probs, in which marks travel.
+    """
+    logprobs, loss_mask = data["rollout_logprobs"], data["loss_mask"]
+    if logprobs is None:
+        raise DataError("the batch has no rollout_logprobs, in which marks travel; see with_env_masks")
+    marks = read_marks(logprobs, loss_mask)
+    boundaries = data.metadata["policy_mini_batch_boundaries"]
+    found = step_weights(marks, loss_mask, boundaries, objective, world_model_coeff=world_model_coeff)
+    data["rollout_logprobs"] = with_weights(logprobs, loss_mask, found.weights)
+    if not objective.use_rl:
+        data["advantages"] = torch.zeros_like(data["advantages"])
+    metrics = {"policy/num_env_tokens": float(found.num_targets), "policy/world_model_coeff": world_model_coeff}
+    if found.num_targets:
+        metrics["policy/env_ce"] = float(-data["action_log_probs"][marks.targets].double().mean())
+    if found.effective_lambda is not None:
+        metrics["policy/effective_lambda"] = found.effective_lambda
+    return metrics
+
+
+def check_padding(data: Any, *, ranks: int) -> None:
+    """Refuse a batch that SkyRL fills up with copies of a row: a copy's observations would be trained again.
+
+    Raises:
+        DataError: its rollouts do not divide by the ranks.
+    """
+    boundaries = data.metadata["policy_mini_batch_boundaries"]
+    if data.metadata.get("pad_size") or any((end - start) % ranks for start, end in boundaries):
+        raise DataError(
+            f"the rollouts of a batch do not divide by {ranks} ranks, and SkyRL pads with copies of a row; choose"
+            f" policy_mini_batch_size * n_samples_per_prompt as a multiple of {ranks}"
+        )
