@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig
-from trl.models import unwrap_model_for_generation
+from trl.models.utils import unwrap_model_for_generation
 
 from envecho.errors import ConfigError, DataError
 from envecho.rollout import RolloutJob, RolloutParams, ToolProtocol, rollout

@@ -9,6 +9,8 @@ standard deviation + 1e-4 where the reference adds 1e-6; so the reference's adva
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -70,7 +72,7 @@ def step_trainer(model: Path, setting: Setting, out: Path, *, accumulation: int)
         output_dir=str(out),
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         per_device_train_batch_size=len(rows) // accumulation // _world_size(),
         gradient_accumulation_steps=accumulation,
         num_generations=ROLLOUTS_PER_GROUP,
@@ -126,8 +128,6 @@ def _stated_reward(completions: Sequence[Any], env_reward: Sequence[float], **_:
 
 
 def _world_size() -> int:
-    import os
-
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -135,9 +135,17 @@ def _launch(model: Path, setting: Setting, work: Path, processes: int) -> None:
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--rdzv-backend=c10d"]
     rendezvous = ["--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     command = [sys.executable, *launcher, *rendezvous, "-m", __name__, str(model), setting.name, str(work)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
-    if done.returncode:
-        raise EngineError(f"TRL in {processes} processes failed:\n{done.stderr[-2000:]}")
+    # A group of its own, so that the processes of a launcher that is given up do not stay behind.
+    started = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        _, told = started.communicate(timeout=_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
+        raise EngineError(f"TRL in {processes} processes gave no result in {_TIMEOUT_SECONDS} s") from None
+    if started.returncode:
+        raise EngineError(f"TRL in {processes} processes failed:\n{told[-2000:]}")
 
 
 def _read(work: Path, processes: int, accumulation: int, setting: Setting) -> Measured:
@@ -170,7 +178,11 @@ def main(model: Path, name: str, work: Path) -> None:
             save_file(gradient, stem.with_suffix(".safetensors"))
             stem.with_suffix(".json").write_text(json.dumps(trainer.state.log_history[0]), encoding="utf-8")
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        torch.distributed.barrier()
+    # Taking DDP and gloo down may deadlock: torch 2.13 destroys the process group with the interpreter's lock in hand
+    # while gloo's thread waits for it. All files are written, so leave without it.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
