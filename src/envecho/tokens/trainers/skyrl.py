@@ -1,7 +1,8 @@
-"""SkyRL 0.3: one entry of every list of a `GeneratorOutput`, under the lists' names.
+"""SkyRL 0.3 and 0.4: one entry of every list of a `GeneratorOutput`, under the lists' names.
 
 `{name: [row[name] for row in rows]}` is the output of a generator. The `world_*` lists are those that ECHO's reference
-code adds to it (github.com/microsoft/echo-rl). Source: skyrl/train/generators/base.py of skyrl 0.3.0.
+code adds to it (github.com/microsoft/echo-rl); SkyRL itself does not know them: `envecho.plugins.skyrl.with_env_masks`
+puts them where its loss sees them. Source: skyrl/train/generators/base.py of skyrl 0.3.0 and 0.4.0.
 """
 
 from __future__ import annotations
