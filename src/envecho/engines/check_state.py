@@ -187,7 +187,11 @@ CHECKS = (
         needs=("term_gradients", "loss_sft"),
     ),
     Check(name="sampling is a function of the seed", run=_sampling_is_a_function_of_the_seed),
-    Check(name="sampling log-probs are at the temperature", run=_sampling_log_probs_are_at_the_temperature),
+    Check(
+        name="sampling log-probs are at the temperature",
+        run=_sampling_log_probs_are_at_the_temperature,
+        needs=("policy_temperature",),
+    ),
     Check(name="a session samples like sample", run=_a_session_samples_like_sample),
     Check(name="a stop token ends a sample", run=_a_stop_token_ends_a_sample),
     Check(name="what does not fit in the context is refused", run=_what_does_not_fit_is_refused),
