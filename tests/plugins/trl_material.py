@@ -140,6 +140,27 @@ class ScriptedQwen3(Qwen3ForCausalLM):
         return torch.cat([input_ids, padded], dim=1)
 
 
+def small_qwen3_tokenizer(template: str) -> Any:
+    """A tokenizer of a few hundred tokens with Qwen3's control tokens, for Qwen3's real template."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    backend.train_from_iterator([template], trainer)
+    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    shown = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+    backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
+    backend.add_tokens([AddedToken(text, special=False, normalized=False) for text in shown])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left"
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
 def tool_call(name: str, **arguments: Any) -> str:
     import json
 

@@ -51,9 +51,12 @@ class RowMasks:
     @staticmethod
     def nothing(length: int, *, unproved: bool = False) -> RowMasks:
         """A completion in which nothing is trained."""
-        none = np.zeros(length, dtype=np.bool_)
-        ones = np.ones(length, dtype=np.float32)
-        return RowMasks(targets=none, observed=none, multipliers=ones, unproved=unproved)
+        return RowMasks(
+            targets=np.zeros(length, dtype=np.bool_),
+            observed=np.zeros(length, dtype=np.bool_),
+            multipliers=np.ones(length, dtype=np.float32),
+            unproved=unproved,
+        )
 
 
 def rows_of_fields(
