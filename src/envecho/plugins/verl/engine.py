@@ -30,7 +30,7 @@ from envecho.losses.environment import clipped_ce, environment_ce
 from envecho.losses.weights import StepTotals
 from envecho.objective import EchoConfig
 from envecho.plugins.verl.row_masks import OBS_MASK, RowMasks, row_masks
-from envecho.plugins.verl.settings import verl_objective
+from envecho.plugins.verl.settings import LENGTH_OF_MICRO_BATCH, needs_whole_logits, verl_objective
 from envecho.plugins.verl.step_weights import EnvironmentWeights, RankRows, environment_weights
 
 require_extra("verl")
@@ -121,23 +121,15 @@ class EchoFSDPEngine(_FSDPEngine):
 
     def _refuse_setup(self, data: Any, actor: Any) -> None:
         if actor.loss_agg_mode == "seq-mean-token-sum-norm" and actor.loss_scale_factor is None:
-            raise ConfigError(
-                "loss_agg_mode 'seq-mean-token-sum-norm' without loss_scale_factor divides by the longest response of"
-                " each micro-batch, so no lambda is relative to it; set actor.loss_scale_factor"
-            )
+            raise ConfigError(LENGTH_OF_MICRO_BATCH)
         if _fields.get_non_tensor_data(data, key="distillation_use_topk", default=False):
             raise ConfigError("distillation over the top k reads logits inside its loss; ECHO was never made for it")
         if _is_one(data["temperature"]):
             return
-        for name, is_used in (
-            ("ulysses_sequence_parallel_size", self.use_ulysses_sp),
-            ("use_fused_kernels", _fields.get_non_tensor_data(data, key="use_fused_kernels", default=False)),
-        ):
-            if is_used:
-                raise ConfigError(
-                    f"actions were sampled at another temperature than 1, and {name} leaves no whole logits to read"
-                    " observations from at T = 1; switch it off, or set rollout.temperature=1.0"
-                )
+        if self.use_ulysses_sp:
+            raise ConfigError(needs_whole_logits("ulysses_sequence_parallel_size"))
+        if _fields.get_non_tensor_data(data, key="use_fused_kernels", default=False):
+            raise ConfigError(needs_whole_logits("use_fused_kernels"))
 
 
 def _loss(

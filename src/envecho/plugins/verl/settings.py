@@ -62,3 +62,80 @@ def _refused(echo: EchoConfig) -> str | None:
     if not echo.use_rl and echo.world_model_coeff == 0:
         return "world_model_coeff is 0 and use_rl is false, so nothing would be trained"
     return None
+
+
+def refuse_setup(config: Mapping[str, Any], *, allow_filter_groups: bool = False) -> None:
+    """Refuse a configuration of verl under which ECHO would be absent, inexact or silently without its rows.
+
+    Args:
+        config: verl's whole configuration.
+        allow_filter_groups: whether it is known that verl's group filter drops groups, with their observations.
+
+    Raises:
+        ConfigError: it says which key to set.
+    """
+    refused = _of_engine(config) or _of_actor(config) or _of_rollouts(config, allow_filter_groups)
+    if refused is not None:
+        raise ConfigError(refused)
+
+
+def _of_engine(config: Mapping[str, Any]) -> str | None:
+    if not _at(config, "trainer.use_v1"):
+        return "verl's old trainer pads its batches and hands workers no extra_fields; set trainer.use_v1=True"
+    strategy = _at(config, "actor_rollout_ref.actor.strategy")
+    if strategy not in ("fsdp", "fsdp2"):
+        return f"actor.strategy is {strategy!r}; ECHO is an engine for 'fsdp' and 'fsdp2'"
+    target = str(_at(config, "actor_rollout_ref.actor.fsdp_config._target_"))
+    if target.rpartition(".")[2] != "EchoFSDPEngineConfig":
+        return (
+            f"actor.fsdp_config._target_ is {target!r}, so the actor would train without ECHO; set"
+            " actor_rollout_ref.actor.fsdp_config._target_=envecho.plugins.verl.EchoFSDPEngineConfig"
+        )
+    return None
+
+
+def _of_actor(config: Mapping[str, Any]) -> str | None:
+    actor = "actor_rollout_ref.actor"
+    summed = _at(config, f"{actor}.loss_agg_mode") == "seq-mean-token-sum-norm"
+    if summed and _at(config, f"{actor}.loss_scale_factor") is None:
+        return LENGTH_OF_MICRO_BATCH
+    if _at(config, "actor_rollout_ref.rollout.temperature") == 1.0:
+        return None
+    if _at(config, f"{actor}.fsdp_config.ulysses_sequence_parallel_size") not in (None, 1):
+        return needs_whole_logits("ulysses_sequence_parallel_size")
+    if _at(config, "actor_rollout_ref.model.use_fused_kernels"):
+        return needs_whole_logits("use_fused_kernels")
+    return None
+
+
+def _of_rollouts(config: Mapping[str, Any], allow_filter_groups: bool) -> str | None:
+    if not _at(config, "actor_rollout_ref.rollout.calculate_log_probs"):
+        return "rows of sampled actions need log-probs; set actor_rollout_ref.rollout.calculate_log_probs=True"
+    if _at(config, "algorithm.filter_groups.enable") and not allow_filter_groups:
+        return (
+            "algorithm.filter_groups drops the groups whose rewards are equal before they are trained, and their"
+            " observations with them; switch it off, or state allow_filter_groups: true in the agent loop's YAML"
+        )
+    return None
+
+
+def needs_whole_logits(name: str) -> str:
+    """Say why a setting of verl's does not go with another temperature than 1."""
+    return (
+        f"actions are sampled at another temperature than 1, and {name} leaves no whole logits to read observations"
+        " from at T = 1; switch it off, or set rollout.temperature=1.0"
+    )
+
+
+LENGTH_OF_MICRO_BATCH: Final = (
+    "loss_agg_mode 'seq-mean-token-sum-norm' without loss_scale_factor divides by the longest response of each"
+    " micro-batch, so no lambda is relative to it; set actor.loss_scale_factor"
+)
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    """The value of a dotted key, None where it is absent."""
+    found: Any = config
+    for key in path.split("."):
+        found = found.get(key) if found is not None else None
+    return found

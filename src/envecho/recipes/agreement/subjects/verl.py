@@ -97,4 +97,6 @@ def run_cases(model: Path, cases: Sequence[VerlCase], folder: Path, *, processes
     command += ["-m", "envecho.recipes.agreement.subjects.verl_process", str(plan)]
     done = subprocess.run(command, env=os.environ | CPU_ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise EngineError(f"verl's processes failed ({done.returncode}): {done.stderr[-3000:]}")
+        # What the processes said stands in front of what torchrun says about them.
+        said = done.stderr.partition("torch/distributed/elastic/multiprocessing/api.py")[0]
+        raise EngineError(f"verl's processes failed ({done.returncode}): {said[-3000:]}")

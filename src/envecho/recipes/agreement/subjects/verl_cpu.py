@@ -26,6 +26,9 @@ class _CpuModule:
     def is_available(self) -> bool:
         return False
 
+    def get_device_name(self) -> str:
+        return "CPU"
+
     def memory_allocated(self, *_: Any) -> int:
         return 0
 

@@ -32,7 +32,7 @@ from envecho.tokens.trainers.verl import row
 class VerlCase:
     """One measurement: a setting of the agreement under one of verl's modes, cut into micro-batches.
 
-    `objective` None: verl's engine without the plug-in. Otherwise it is `actor.fsdp_config.objective`.
+    `objective` None: verl's own configuration, and rows without masks. Otherwise it is `actor.fsdp_config.objective`.
     """
 
     name: str
@@ -66,6 +66,8 @@ def measure_case(model: Path, case: VerlCase, setting: Setting) -> tuple[dict[st
     """Return loss and metrics over all ranks, and the whole gradient, of one mini-batch."""
     ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     rows = [r for r in (row(s, Counter()) for s in setting.sequences()) if r is not None]
+    if case.objective is None:
+        rows = [{**one, "extra_fields": {"group_id": one["extra_fields"]["group_id"]}} for one in rows]
     mine = rows[rank * len(rows) // ranks : (rank + 1) * len(rows) // ranks]
     engine_config = fsdp_config(case.objective)
     engine = make_engine(model, engine_config)
