@@ -48,11 +48,13 @@ class FakeService:
         return self.models[-1]
 
     def restore(self, address, *, rank, with_optimizer):
-        model = self.create(rank=rank, seed=0)
         weights, moments = copy.deepcopy(self.saved[address])
+        model = FakeModel(self, self.models[-1].network)
         model.network.load_state_dict(weights)
+        model.network.zero_grad()
         if with_optimizer:
             model.optimizer.load_state_dict(moments)
+        self.models.append(model)
         return model
 
 
