@@ -209,3 +209,19 @@ def test_exported_rows_are_a_generators_output():
     np.testing.assert_array_equal(
         [sum(v > 0 for v in row) for row in marked["rollout_logprobs"]], [sum(m) for m in output["world_loss_masks"]]
     )
+
+
+def test_the_entry_point_asks_for_an_objective_and_builds_our_trainer(monkeypatch: pytest.MonkeyPatch):
+    """Catches a run of SkyRL's own trainer under our entry point, and an objective that nobody gave."""
+    from envecho.errors import ConfigError
+    from envecho.plugins.skyrl.entrypoint import experiment_class, main
+
+    monkeypatch.setattr("sys.argv", ["main_base", "trainer.override_entrypoint=envecho.plugins.skyrl.entrypoint"])
+    with pytest.raises(ConfigError, match=r"objective=FILE\.toml once, found 0"):
+        main()
+    experiment = experiment_class(EchoConfig())
+    assert issubclass(experiment, module("skyrl.train.entrypoints.main_base").BasePPOExp)
+    cfg = subject.skyrl_config(EchoConfig(), num_groups=2, rows=4)
+    cfg.trainer.algorithm.policy_loss_type = "regular"
+    with pytest.raises(ConfigError, match="no environment term"):
+        experiment.get_trainer(object.__new__(experiment), cfg=cfg)
