@@ -203,3 +203,21 @@ def test_the_table_of_keys_names_real_places_of_ours():
         for part in rest:
             assert part in section.model_fields, f"{name} -> {key.to}"
             section = section.model_fields[part].annotation
+
+
+def test_the_document_is_printed_without_training(tmp_path: Path):
+    """Catches notes that break the TOML, and a key that is said to be mapped and does not stand there."""
+    import tomllib
+
+    from click.testing import CliRunner
+
+    from envecho.recipes.echo_rl import main
+
+    path = write(tmp_path)
+    sets = [option for one in SETS for option in ("--set", one)]
+    result = CliRunner().invoke(main, [str(path), *sets])
+    assert RunConfig.from_document(tomllib.loads(result.stdout)) == echo_rl_config(path, SETS)
+    assert "# trainer.algorithm.world_model_coeff = 0.05  ->  objective.world_model_coeff" in result.stdout
+    failed = CliRunner().invoke(main, [str(path)])
+    assert failed.exit_code == 1
+    assert "rollout.world" in failed.output

@@ -5,6 +5,9 @@
     mapping.notes           one per key of their file: where it went, or why it has no counterpart
     config = echo_rl_config(path, ["rollout.world=tasks/", "run.steps=500"])
 
+`python -m envecho.recipes.echo_rl FILE.yaml --set rollout.world=tasks/ --set run.steps=500` prints our TOML, with the
+notes as comments, and trains nothing.
+
 Every key is mapped or noted; a key that nobody knows, and a value that ours cannot do, are errors. Defaults that their
 file leaves out are theirs, never ours. Not here: the table of keys (`echo_rl_keys`).
 """
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 
 from envecho.errors import ConfigError, did_you_mean
@@ -234,5 +238,23 @@ def _put(document: dict[str, Any], place: str, value: Any) -> None:
 
 
 def _shown(value: Any) -> str:
-    text = str(value)
+    text = " ".join(str(value).split())
     return "null" if value is None else text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one key of our document.")
+def main(file: Path, overrides: tuple[str, ...]) -> None:
+    """Print the run that FILE stands for as TOML, and what became of each of its keys as comments."""
+    try:
+        notes, config = read_echo_rl(file).notes, echo_rl_config(file, overrides)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    for note in notes:
+        click.echo(f"# {note}")
+    click.echo(config.to_toml())
+
+
+if __name__ == "__main__":
+    main()
