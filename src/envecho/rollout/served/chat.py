@@ -71,7 +71,7 @@ class ChatPolicy:
                 f"{self._wire.url} cut a turn at max_tokens = {params.max_tokens}; half a turn is not carried out."
                 " Allow more tokens"
             )
-        return PolicyTurn(message=_read_turn(dig(choice, "message", of=f"{_OF}, choices.0,")))
+        return PolicyTurn(message=read_turn(dig(choice, "message", of=f"{_OF}, choices.0,")))
 
 
 def first_model(wire: Wire) -> str:
@@ -83,7 +83,12 @@ def first_model(wire: Wire) -> str:
     return str(dig(wire.get("/v1/models"), "data", 0, "id", of=f"{wire.url}/v1/models"))
 
 
-def _read_turn(said: dict[str, Any]) -> Message:
+def read_turn(said: dict[str, Any]) -> Message:
+    """Return the assistant turn of a chat message.
+
+    Raises:
+        EngineError: it has neither text nor a call.
+    """
     content, reasoning = said.get("content") or "", said.get("reasoning_content")
     calls = tuple(
         ToolCall(

@@ -25,7 +25,8 @@ from envecho.rollout.served.wire import ServerRefusedError, Wire
 
 LogprobTemperature = Literal["sampling", "one", "unknown"]
 
-_PROMPT: Final = tuple(range(40, 56))
+_PROMPT: Final = tuple(range(4, 20))
+"""Ids that every vocabulary has."""
 _NUM_TOKENS: Final = 8
 _NUM_AGAIN: Final = 3
 _HALF: Final = 0.5
@@ -154,8 +155,10 @@ class _Probe:
         try:
             answer = self._dialect.read(self._wire.post(call.path, call.body))
         except ServerRefusedError as error:
-            if error.status in (400, 404, 405, 415, 422, 501):
-                raise AnswerError(f"the server does not take token ids as a prompt ({error})") from error
+            if error.status in (404, 405, 501):
+                raise AnswerError(f"it has not this route or this model ({error})") from error
+            if error.status in (400, 415, 422):
+                raise AnswerError(f"it does not take token ids as a prompt ({error})") from error
             raise
         check_answer(answer, turn)
         return answer
