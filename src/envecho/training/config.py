@@ -3,6 +3,7 @@
     [model]       which weights, on what, in which precision
     [data]        pools of trajectories that exist: train, validation, held out
     [rollout]     the policy's own rollouts instead: which world, how many of which tasks, how long
+    [sampler]     the model server that samples the turns of [rollout]; without it the engine does
     [world]       how the world of [rollout] is read, started and graded
     [evaluation]  held-out tasks and pools that are looked at during the run and never select a model
     [objective]   what is trained and what it is worth (`envecho.objective.EchoConfig`)
@@ -21,7 +22,7 @@ from __future__ import annotations
 import copy
 import tomllib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import tomli_w
@@ -32,6 +33,8 @@ from envecho.errors import ConfigError, did_you_mean
 from envecho.objective import EchoConfig
 from envecho.rollout import Schedule as RolloutSchedule
 from envecho.rollout import ToolProtocol
+from envecho.rollout.served import ServerKind
+from envecho.rollout.served.engine import Pushes
 from envecho.training.alarms import HealthConfig
 
 Schedule = Literal["constant", "linear"]
@@ -50,7 +53,11 @@ class LoraConfig(_Table):
 
 
 class ModelConfig(_Table):
-    """Table `[model]`: `name` as `resolve_model` takes it; the rest as `LocalEngine` takes it."""
+    """Table `[model]`: `name` as `resolve_model` takes it; the rest as `LocalEngine` takes it.
+
+    `engine` "tinker" trains LoRA weights on a server behind the Tinker API, at `server` (None: the hosted service),
+    which calls the model `base_model` (None: as `name`); tokenizer and template are those of `name` all the same.
+    """
 
     name: str = "smollm2-135m"
     device: str = "auto"
@@ -59,12 +66,53 @@ class ModelConfig(_Table):
     gradient_checkpointing: bool = False
     trainable: Trainable = "all"
     lora: LoraConfig | None = None
+    packing: bool = False
+    engine: Literal["local", "tinker"] = "local"
+    server: str | None = None
+    base_model: str | None = None
+
+    @model_validator(mode="after")
+    def _a_server_is_told_what_it_can_follow(self) -> ModelConfig:
+        if self.engine == "local":
+            if self.server is not None or self.base_model is not None:
+                raise ValueError("server and base_model belong to engine = 'tinker'")
+            return self
+        if self.lora is None:
+            raise ValueError("engine 'tinker' trains LoRA weights alone: state [model.lora] rank")
+        if self.lora != LoraConfig(rank=self.lora.rank):
+            raise ValueError("lora.alpha and lora.targets are the server's choice under engine 'tinker'")
+        theirs = ("device", "compute_dtype", "tokens_per_micro_batch", "gradient_checkpointing", "trainable", "packing")
+        stated = [name for name in theirs if getattr(self, name) != type(self).model_fields[name].default]
+        if stated:
+            raise ValueError(f"{', '.join(stated)}: the server decides that under engine 'tinker'")
+        return self
 
     @model_validator(mode="after")
     def _an_adapter_is_all_that_is_trained(self) -> ModelConfig:
         if self.lora is not None and self.trainable != "all":
             raise ValueError("trainable chooses among the model's own weights, which lora freezes: set lora.targets")
         return self
+
+
+class SamplerConfig(_Table):
+    """Table `[sampler]`: turns are sampled by a model server, which gets the weights before each batch of rollouts.
+
+    `url` and `kind` name it, `model` the served name (None: its first). `folder` is where weights lie for it (None:
+    `OUT/pushed`), `server_folder` the same folder as the server calls it. `pushes`: `weights`, or the `adapter` of
+    `[model.lora]`. A run stops where its log-probs differ from the engine's by more than `most_mismatch` nats on
+    average. `api_key_env` names the environment variable with its key.
+    """
+
+    url: str
+    kind: ServerKind
+    model: str | None = None
+    folder: Path | None = None
+    server_folder: PurePosixPath | None = None
+    pushes: Pushes = "weights"
+    most_mismatch: float = Field(default=0.1, gt=0)
+    max_concurrent: int = Field(default=64, ge=1)
+    request_seconds: float = Field(default=600.0, gt=0)
+    api_key_env: str | None = None
 
 
 class DataConfig(_Table):
@@ -180,6 +228,7 @@ class RunConfig(_Table):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     rollout: RolloutConfig | None = None
+    sampler: SamplerConfig | None = None
     world: WorldConfig = WorldConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     objective: EchoConfig = EchoConfig(use_rl=False)
@@ -202,6 +251,10 @@ class RunConfig(_Table):
             )
         if self.rollout is None and self.objective.noise.shuffle_observations:
             raise ValueError("[objective.noise] shuffle_observations is a control of runs with [rollout]")
+        if self.rollout is None and self.sampler is not None:
+            raise ValueError("[sampler] samples the turns of [rollout], and there is no [rollout]")
+        if self.sampler is not None and self.sampler.pushes == "adapter" and self.model.lora is None:
+            raise ValueError("[sampler] pushes is 'adapter', and there is no [model.lora]")
         if self.rollout is None and self.world != WorldConfig():
             raise ValueError("[world] says how the world of [rollout] is read, and there is no [rollout]")
         if self.rollout is None and self.evaluation.every:
@@ -239,6 +292,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "model": ModelConfig,
     "data": DataConfig,
     "rollout": RolloutConfig,
+    "sampler": SamplerConfig,
     "world": WorldConfig,
     "evaluation": EvaluationConfig,
     "objective": EchoConfig,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from envecho.errors import DataError
 from envecho.evaluation import label_tokens, score_pool
+from envecho.rollout.served import SamplerCheck
 from envecho.seam import Engine, ForwardBackwardOutput, TermGradients
 from envecho.tokens import TokenizedTrajectory
 from envecho.training.metrics import MetricsRow
@@ -43,7 +44,7 @@ class StepFacts:
     """What happened in a step besides its batch; seconds are those of the wall clock.
 
     `train_seconds` is what compiling, passes, forward, backward and step took; `num_passes` the passes without a
-    gradient (proximal, reference) that were needed.
+    gradient (proximal, reference) that were needed; `sampler` how near the server that sampled the turns is.
     """
 
     grad_norm: float | None
@@ -52,6 +53,7 @@ class StepFacts:
     train_seconds: float
     num_passes: int = 0
     terms: TermGradients | None = None
+    sampler: SamplerCheck | None = None
 
 
 def train_row(step: int, *, batch: StepBatch, output: ForwardBackwardOutput, facts: StepFacts) -> dict[str, Any]:
@@ -106,6 +108,8 @@ def train_row(step: int, *, batch: StepBatch, output: ForwardBackwardOutput, fac
             "seconds_rollout": batch.rollout_seconds,
             "seconds_measuring": None if terms is None else terms.seconds,
             "num_passes": facts.num_passes,
+            "push_mismatch": None if facts.sampler is None else facts.sampler.mean_difference,
+            "seconds_push": None if facts.sampler is None else facts.sampler.push_seconds,
         }
     )
 

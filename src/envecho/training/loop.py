@@ -21,6 +21,7 @@ from typing import Any, final
 from envecho.engines.pretrained import resolve_model
 from envecho.errors import ConfigError, EngineError
 from envecho.objective import CompiledBatch
+from envecho.rollout.served import ServedEngine
 from envecho.seam import AdamParams, Engine
 from envecho.tokens import ChatTokenizer
 from envecho.training.abilities import refuse_unable
@@ -28,7 +29,7 @@ from envecho.training.alarms import COLLAPSE, AlarmMonitor
 from envecho.training.checkpoints import Checkpoints, TrainingState
 from envecho.training.config import RunConfig
 from envecho.training.data import TrainingData, load_data
-from envecho.training.engines import open_engine, open_reference
+from envecho.training.engines import open_reference, open_run_engine
 from envecho.training.health import StepFacts, train_row, validation_row
 from envecho.training.lambda_control import LambdaControl
 from envecho.training.machine import describe_machine
@@ -98,7 +99,7 @@ def train(
     require_usable(out, config, resume=resume, overwrite=overwrite)
     folder = resolve_model(config.model.name)
     if engine is None:
-        engine = open_engine(config.model, folder, seed=config.run.seed)
+        engine = open_run_engine(config, folder, out)
     tokenizer = ChatTokenizer.from_pretrained(folder)
     refuse_unable(engine.capabilities, config.objective)
     data = _load(config, tokenizer, engine)
@@ -264,6 +265,7 @@ class _Run:
             train_seconds=time.monotonic() - started,
             num_passes=num_passes,
             terms=terms,
+            sampler=self._engine.last_check if isinstance(self._engine, ServedEngine) else None,
         )
         row = train_row(step, batch=dataclasses.replace(batch, compiled=compiled), output=output, facts=facts)
         self._log(row)

@@ -14,7 +14,9 @@ from envecho.errors import ConfigError
 from envecho.training.config import RunConfig, differing_keys
 
 _OURS = ("config.toml", "metrics.jsonl", "checkpoints")
-_MADE_FROM_OURS = ("summary.json", "evaluation.json", "report.html", "chart.png")
+_MADE_FROM_OURS = ("summary.json", "evaluation.json", "report.html", "chart.png", "pushed")
+_PLACES = {"model.server", "sampler.url", "sampler.folder", "sampler.server_folder", "sampler.api_key_env"}
+"""Where a server is found: it may be elsewhere when a run goes on."""
 
 
 def require_usable(out: Path, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
@@ -35,7 +37,7 @@ def require_usable(out: Path, config: RunConfig, *, resume: bool, overwrite: boo
     if not path.is_file():
         raise ConfigError(f"{out} holds parts of a run but no config.toml; it cannot be resumed, pass --overwrite")
     stored = RunConfig.from_document(tomllib.loads(path.read_text(encoding="utf-8")))
-    differing = differing_keys(stored, config)
+    differing = [key for key in differing_keys(stored, config) if key not in _PLACES]
     if differing:
         raise ConfigError(
             f"{path} is another run: {', '.join(differing)} differ; resume with {path} itself, or choose another --out"

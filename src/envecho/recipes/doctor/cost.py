@@ -178,11 +178,11 @@ def _with_policy_term(objective: EchoConfig) -> EchoConfig:
 
 
 def measure_speed(sequences: list[TokenizedTrajectory], folder: Path, model: ModelConfig) -> float | None:
-    """Return tokens per second of forward and backward on this machine; None where there is nothing to train.
+    """Return tokens per second of forward and backward; None where nothing is trained, or not on this machine.
 
     The second of two passes over the same tokens is timed. The optimiser's step comes on top.
     """
-    if not sequences:
+    if not sequences or model.engine != "local":
         return None
     engine = open_engine(model, folder, seed=0)
     batch = compile_batch(sequences, EchoConfig(use_rl=False, world_loss_target="all")).batch
