@@ -163,6 +163,7 @@ def test_a_setting_that_makes_echo_wrong_or_inert_is_refused(changes: dict[str, 
     [
         (EchoConfig(policy=PolicyConfig(kl_coeff=0.1)), "policy has no effect"),
         (EchoConfig(tool_coeffs={"search": 0.5}), "tool_coeffs has no effect"),
+        (EchoConfig(grader_is_target=True), "grader_is_target has no effect"),
         (EchoConfig(filters=FilterConfig(min_valid_call_fraction=0.5)), "not applied in SkyRL"),
         (EchoConfig(normalizer="constant_length", constant_length=8), "make them equal"),
     ],

@@ -55,6 +55,7 @@ def check_objective(objective: EchoConfig, *, loss_reduction: str, max_seq_len: 
         "tool_coeffs": (objective.tool_coeffs, {}),
         "source_coeffs": (objective.source_coeffs, {}),
         "noise": (objective.noise, NoiseConfig()),
+        "grader_is_target": (objective.grader_is_target, False),
     }
     for name, (found, default) in theirs.items():
         if found != default:
