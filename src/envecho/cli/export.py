@@ -8,7 +8,19 @@ from pathlib import Path
 import click
 
 _SHOWN = 20
-TARGETS = ("messages", "atif", "openenv", "openenv-trace", "trl", "verl", "skyrl", "tinker")
+TARGETS = (
+    "messages",
+    "atif",
+    "openenv",
+    "openenv-trace",
+    "trl",
+    "verl",
+    "skyrl",
+    "tinker",
+    "slime",
+    "rllm",
+    "prime-rl",
+)
 
 
 @click.command("export")
@@ -19,7 +31,7 @@ TARGETS = ("messages", "atif", "openenv", "openenv-trace", "trl", "verl", "skyrl
     help="A .jsonl file to write, or a folder with one .json file per document.",
 )  # fmt: skip
 @click.option(
-    "--model", help="Whose tokenizer makes the tokens, for openenv-trace, trl, verl, skyrl and tinker: "
+    "--model", help="Whose tokenizer makes the tokens, for openenv-trace and the rows of trainers: "
     "smollm2-135m, a hub name or a folder.",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export at this place.")

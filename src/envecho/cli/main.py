@@ -22,12 +22,13 @@ VERBS: dict[str, str] = {
     "split": "Split trajectories into files between which nothing leaks.",
     "show": "Look at trajectories: who wrote what, token by token.",
     "doctor": "Say what is wrong with a file of trajectories, before anything is trained on it.",
+    "lambda": "Say what a lambda really is in each stack, and carry it from one to another.",
     "train": "Train a model on trajectories as a TOML file says.",
     "eval": "Measure on held-out trajectories what a model knows of the world.",
     "export": "Hand trajectories to other projects: chat messages, ATIF, OpenEnv, trainers' rows.",
     "report": "Turn a run folder into one self-contained HTML file.",
     "study": "Compare arms over seeds, paired, and report with intervals.",
-    "bench": "Measure rates and peak memory of import and store, and what the rollout loop costs.",
+    "bench": "Measure rates, peak memory, and how far each engine's gradient is from the definition.",
 }
 
 

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--world-map", type=click.Path(path_type=Path), help="TOML: how the observations of --world are read.")
 @click.option("--seed-actions", type=click.Path(path_type=Path), help="TOML: actions that the explorer may take.")
+@click.option(
+    "--from-echo-rl", "echo_rl", type=click.Path(path_type=Path), metavar="FILE.yaml",
+    help="Train what a configuration of echo-rl stands for, instead of CONFIG; what became of each key is printed.",
+)  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one key of the TOML file.")
 @click.option("--resume", is_flag=True, help="Continue the run in the folder, bit for bit.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in the folder; its trajectories stay.")
@@ -48,19 +52,12 @@ def command(
     """
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
-    if config is None and live["world"] is None:
-        raise click.UsageError("expected CONFIG, a TOML file, or --world")
-    from envecho.training.config import load_config
     from envecho.training.loop import train
     from envecho.training.progress import show_progress
     from envecho.training.summary import write_summary
     from envecho.training.trackers import open_trackers
 
-    if live["world"] is None:
-        assert config is not None
-        run_config = load_config(config, overrides)
-    else:
-        run_config = _live_config(config, out, overrides, **live)
+    run_config = _run_config(config, out, overrides, **live)
     with open_trackers(trackers, out, run_config) as track, show_progress() as show:
 
         def on_event(event: Mapping[str, Any]) -> None:
@@ -88,12 +85,30 @@ def command(
         )
 
 
-def _live_config(
-    config: Path | None, out: Path, overrides: tuple[str, ...], *, world: str, episodes: int,
-    world_map: Path | None, seed_actions: Path | None,
+def _run_config(
+    config: Path | None, out: Path, overrides: tuple[str, ...], *, world: str | None, echo_rl: Path | None,
+    episodes: int, world_map: Path | None, seed_actions: Path | None,
 ) -> RunConfig:  # fmt: skip
-    """Return the configuration of a run in a live world; without `[rollout]` the pools are collected here."""
+    """Return the configuration of the run; in a live world without `[rollout]` the pools are collected here."""
+    if echo_rl is not None:
+        if config is not None or world is not None:
+            raise click.UsageError("--from-echo-rl takes the place of CONFIG and --world; choose with --set")
+        return _echo_rl_config(echo_rl, overrides)
+    if world is None:
+        if config is None:
+            raise click.UsageError("expected CONFIG, a TOML file, or --world, or --from-echo-rl")
+        from envecho.training.config import load_config
+
+        return load_config(config, overrides)
     from envecho.recipes.world_pools import LiveWorld, live_run_config
 
     live = LiveWorld(world=world, num_episodes=episodes, world_map=world_map, seed_actions=seed_actions)
     return live_run_config(live, config, out, overrides)
+
+
+def _echo_rl_config(path: Path, overrides: tuple[str, ...]) -> RunConfig:
+    from envecho.recipes.echo_rl import echo_rl_config, read_echo_rl
+
+    for note in read_echo_rl(path).notes:
+        click.echo(str(note), err=True)
+    return echo_rl_config(path, overrides)

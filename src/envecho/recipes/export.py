@@ -19,7 +19,7 @@ from envecho.recipes.documents import DocumentWriter, checked_text
 from envecho.recipes.progress import progress_bar
 from envecho.recipes.traced_calls import traced_calls
 from envecho.tokens import ChatTokenizer, TokenizedTrajectory, tokenize_trajectory
-from envecho.tokens.trainers import skyrl, tinker, trl, verl
+from envecho.tokens.trainers import prime_rl, rllm, skyrl, slime, tinker, trl, verl
 from envecho.trajectory import Trajectory
 from envecho.trajectory.store import read_trajectories
 
@@ -32,7 +32,15 @@ TEXT_TARGETS: Final[dict[str, WriteText]] = {
     "openenv": openenv_export.write,
 }
 TRACE_TARGET: Final = "openenv-trace"
-ROW_TARGETS: Final[dict[str, WriteRow]] = {"trl": trl.row, "verl": verl.row, "skyrl": skyrl.row, "tinker": tinker.row}
+ROW_TARGETS: Final[dict[str, WriteRow]] = {
+    "trl": trl.row,
+    "verl": verl.row,
+    "skyrl": skyrl.row,
+    "tinker": tinker.row,
+    "slime": slime.row,
+    "rllm": rllm.row,
+    "prime-rl": prime_rl.row,
+}
 TARGETS: Final = (*TEXT_TARGETS, TRACE_TARGET, *ROW_TARGETS)
 
 
