@@ -12,7 +12,7 @@ from typing import Any
 
 from envecho.recipes.bench import table
 
-NAMES = ("import", "store", "rollout")
+NAMES = ("import", "store", "rollout", "session", "packing")
 RESULTS = Path(__file__).parent
 PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 
@@ -22,6 +22,14 @@ def caption(document: dict[str, Any]) -> str:
     machine, material, times = document["machine"], document["material"], document["repetitions"]
     if document["format"] == "envecho.bench.rollout":
         what = f"Episodes of {material['steps']} steps"
+    elif document["format"] == "envecho.bench.session":
+        what = f"{material['episodes']} episodes of {material['turns']} turns, {material['at once']} at once"
+    elif document["format"] == "envecho.bench.packing":
+        pools = [f"{name} {pool['mean']:,}" for name, pool in material.items() if isinstance(pool, dict)]
+        what = (
+            f"{material['draws']} steps drawn from each pool, tokens of {material['model']}; mean length: "
+            + ", ".join(pools)
+        )
     elif "num_trajectories" in material:
         what = f"{material['num_trajectories']:,} trajectories, {material['bytes_on_disk'] / 1e6:,.0f} MB on disk"
     else:

@@ -44,6 +44,11 @@ UNITS: Final = {
     "start_and_end_milliseconds_p50": "start and end of a world, ms, p50",
     "processor_microseconds": "processor, µs per step",
     "num_threads": "threads",
+    "padding_percent": "padding, % of computed tokens",
+    "packed_padding_percent": "packed, %",
+    "packed_time_percent": "time packed, % of plain",
+    "read_tokens": "prompt tokens read, per episode",
+    "shown_tokens": "prompt tokens shown, per episode",
     "peak_memory_bytes": "peak memory",
     "bytes_on_disk": "bytes on disk",
 }
