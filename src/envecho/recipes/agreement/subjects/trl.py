@@ -1,9 +1,8 @@
 """TRL's `GRPOTrainer` with ECHO: the committed batch as rows of a `rollout_func`, one real optimiser step.
 
 The gradient is the one that the trainer is about to apply, in 1 and 2 processes (torch.distributed on gloo, DDP by
-accelerate), with 1 and 4 micro-batches. `loss_type` is TRL's for the setting's rule. TRL divides rewards by their
-standard deviation + 1e-4 where the reference adds 1e-6; so the reference's advantages are handed over as rewards, with
-`scale_rewards="none"`. Several processes run this module by themselves: MODEL, setting, folder.
+accelerate), with 1 and 4 micro-batches. `loss_type` is TRL's for the setting's rule, and advantages are handed over as
+rewards (`trl_stored`). Several processes run this module by themselves: MODEL, setting, folder.
 """
 
 from __future__ import annotations
@@ -13,22 +12,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from envecho.errors import EngineError
-from envecho.losses import group_advantages
 from envecho.objective import PolicyConfig
 from envecho.recipes.agreement.case import ROLLOUTS_PER_GROUP, Setting, settings
 from envecho.recipes.agreement.compare import Measured
-from envecho.tokens.trainers.trl import row
+from envecho.recipes.trl_stored import rows_with_advantages, stored_trainer, world_size
 
 PACKAGES: Final = ("trl", "transformers", "accelerate", "torch")
 _PROCESSES: Final = (1, 2)
@@ -47,20 +43,14 @@ _TIMEOUT_SECONDS: Final = 300
 def measure(model: Path, setting: Setting, work: Path) -> list[Measured]:
     """Measure the trainer in float32, in one and two processes, whole and cut in four."""
     for processes in _PROCESSES:
-        _launch(model, setting, work, processes)
-    return [_read(work, processes, n, setting) for processes in _PROCESSES for n in _ACCUMULATION]
+        launch(model, setting, work, processes=processes)
+    return [read(work, setting, processes=p, accumulation=n) for p in _PROCESSES for n in _ACCUMULATION]
 
 
 def step_trainer(model: Path, setting: Setting, out: Path, *, accumulation: int) -> tuple[Any, dict[str, Any]]:
     """Return a trainer of one step on the committed batch, and where its callback puts the gradient."""
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl.trainer.grpo_config import GRPOConfig
+    from transformers import TrainerCallback
 
-    from envecho.plugins.trl import EchoGRPOTrainer
-
-    rows = _rows(setting)
-    prompts = list(dict.fromkeys(row["group_id"] for row in rows))
     found: dict[str, Any] = {}
 
     class Gradients(TrainerCallback):
@@ -68,70 +58,31 @@ def step_trainer(model: Path, setting: Setting, out: Path, *, accumulation: int)
             named = kwargs["model"].named_parameters()
             found.update({name.removeprefix("module."): value.grad.numpy().copy() for name, value in named})
 
-    args = GRPOConfig(
+    rows = rows_with_advantages(setting.sequences())
+    trainer = stored_trainer(
+        model,
+        rows,
+        setting.objective.model_copy(update={"policy": PolicyConfig()}),
+        callbacks=[Gradients()],
         output_dir=str(out),
-        use_cpu=True,
-        bf16=False,
-        activation_checkpointing=False,
-        per_device_train_batch_size=len(rows) // accumulation // _world_size(),
+        per_device_train_batch_size=len(rows) // accumulation // world_size(),
         gradient_accumulation_steps=accumulation,
         num_generations=ROLLOUTS_PER_GROUP,
         max_completion_length=setting.objective.constant_length or 256,
         max_steps=1,
         max_grad_norm=0.0,
         loss_type=_LOSS_TYPES[setting.objective.preset.normalizer],
-        scale_rewards="none",
         temperature=setting.temperature,
-        shuffle_dataset=False,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    trainer = EchoGRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
-        reward_funcs=_stated_reward,
-        args=args,
-        train_dataset=Dataset.from_dict({"prompt": prompts}),
-        processing_class=AutoTokenizer.from_pretrained(model, padding_side="left"),
-        callbacks=[Gradients()],
-        rollout_func=lambda asked, _: _answer(asked, rows),
-        echo=setting.objective.model_copy(update={"policy": PolicyConfig()}),
     )
     return trainer, found
 
 
-def _rows(setting: Setting) -> list[dict[str, Any]]:
-    """The committed batch as rows, each with its advantage in the place of its reward."""
-    sequences = setting.sequences()
-    groups = np.unique([str(s.group_id) for s in sequences], return_inverse=True)[1]
-    rewards = torch.tensor([float(s.reward or 0.0) for s in sequences], dtype=torch.float64)
-    advantages = group_advantages(rewards, torch.from_numpy(groups), kind="group_std")
-    notes: Counter[str] = Counter()
-    rows = [row(sequence, notes) for sequence in sequences]
-    return [{**r, "env_reward": float(a)} for r, a in zip(rows, advantages, strict=True) if r is not None]
+def launch(model: Path, setting: Setting, work: Path, *, processes: int) -> None:
+    """Run the steps in this many processes, which write what came of them into `work`.
 
-
-def _answer(asked: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The rollouts of the prompts that this process is asked for, each one once."""
-    used: Counter[str] = Counter()
-    chosen: list[Mapping[str, Any]] = []
-    for prompt in asked:
-        chosen.append([r for r in rows if r["group_id"] == prompt][used[prompt]])
-        used[prompt] += 1
-    names = ("prompt_ids", "completion_ids", "logprobs", "env_mask", "obs_mask", "warning_mask", "env_reward")
-    return {name: [r[name] for r in chosen] for name in names}
-
-
-def _stated_reward(completions: Sequence[Any], env_reward: Sequence[float], **_: Any) -> list[float]:
-    return list(env_reward)
-
-
-def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _launch(model: Path, setting: Setting, work: Path, processes: int) -> None:
+    Raises:
+        EngineError: they fail, or give no result.
+    """
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--rdzv-backend=c10d"]
     rendezvous = ["--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     command = [sys.executable, *launcher, *rendezvous, "-m", __name__, str(model), setting.name, str(work)]
@@ -148,7 +99,8 @@ def _launch(model: Path, setting: Setting, work: Path, processes: int) -> None:
         raise EngineError(f"TRL in {processes} processes failed:\n{told[-2000:]}")
 
 
-def _read(work: Path, processes: int, accumulation: int, setting: Setting) -> Measured:
+def read(work: Path, setting: Setting, *, processes: int, accumulation: int) -> Measured:
+    """Return what `launch` measured."""
     stem = _stem(work, processes, accumulation)
     gradient: Mapping[str, NDArray[Any]] = load_file(stem.with_suffix(".safetensors"))
     logged = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
@@ -174,7 +126,7 @@ def main(model: Path, name: str, work: Path) -> None:
         trainer, gradient = step_trainer(model, setting, work, accumulation=accumulation)
         trainer.train()
         if trainer.accelerator.is_main_process:
-            stem = _stem(work, _world_size(), accumulation)
+            stem = _stem(work, world_size(), accumulation)
             save_file(gradient, stem.with_suffix(".safetensors"))
             stem.with_suffix(".json").write_text(json.dumps(trainer.state.log_history[0]), encoding="utf-8")
     if torch.distributed.is_initialized():
