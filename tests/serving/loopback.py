@@ -79,7 +79,7 @@ class LoopbackServer:
                     status, reply = 503, {"error": "busy"}
                 else:
                     status, reply = server.respond(path, body)
-                data = b"" if reply is None else json.dumps(reply).encode()
+                data = b"" if reply is None else (reply if isinstance(reply, str) else json.dumps(reply)).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
@@ -194,7 +194,7 @@ def _vllm(server: LoopbackServer, body: Any) -> dict[str, Any]:
 
     def adapter() -> Any:
         server.adapters.append(body["lora_name"])
-        return None
+        return f"Success: LoRA adapter '{body['lora_name']}' added successfully."
 
     models = {"object": "list", "data": [{"id": BASE, "max_model_len": server.options.get("max_context", 256)}]}
     done = {"status": "ok"}

@@ -61,22 +61,22 @@ class VllmDialect:
         """Load a folder: an adapter under a new name, or the weights in place."""
         if weights.is_adapter:
             return _load_adapter(wire, weights, model=model)
-        _post(wire, "/pause?mode=wait")
+        _tell(wire, "/pause?mode=wait")
         try:
-            wire.post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": weights.folder}})
+            wire.tell("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": weights.folder}})
         except ServerRefusedError as error:
             raise EngineError(
                 f"{error}. vLLM could not load {weights.folder}, and its engine may have ended with this: see its log,"
                 " check that the server can read this folder, and start it again"
             ) from error
-        _post(wire, "/resume")
-        _post(wire, "/reset_prefix_cache")
+        _tell(wire, "/resume")
+        _tell(wire, "/reset_prefix_cache")
         return model
 
 
-def _post(wire: Wire, route: str) -> None:
+def _tell(wire: Wire, route: str) -> None:
     try:
-        wire.post(route, {})
+        wire.tell(route, {})
     except ServerRefusedError as error:
         if error.status == 404:
             raise EngineError(
@@ -89,7 +89,7 @@ def _post(wire: Wire, route: str) -> None:
 def _load_adapter(wire: Wire, weights: Weights, *, model: str | None) -> str:
     name = f"{_ADAPTER}{weights.version}"
     try:
-        wire.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": weights.folder})
+        wire.tell("/v1/load_lora_adapter", {"lora_name": name, "lora_path": weights.folder})
     except ServerRefusedError as error:
         if error.status != 404:
             raise
@@ -98,5 +98,5 @@ def _load_adapter(wire: Wire, weights: Weights, *, model: str | None) -> str:
             " its environment"
         ) from error
     if model is not None and model.startswith(_ADAPTER):
-        wire.post("/v1/unload_lora_adapter", {"lora_name": model})
+        wire.tell("/v1/unload_lora_adapter", {"lora_name": model})
     return name

@@ -106,6 +106,10 @@ class Wire:
         """
         return self._ask("POST", path, body)
 
+    def tell(self, path: str, body: Mapping[str, Any]) -> None:
+        """POST, and read no answer but whether it is an error: some servers confirm in plain text."""
+        self._answer("POST", path, body)
+
     def find(self, path: str) -> Any:
         """Return the JSON of a GET, or None where the server has no such route."""
         try:
@@ -116,6 +120,17 @@ class Wire:
             raise
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        answer = self._answer(method, path, body)
+        if not answer.content:
+            return None
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise ServerLostError(
+                f"{self.url}{path}: expected JSON, found {_excerpt(answer)}; is this the address of a model server?"
+            ) from error
+
+    def _answer(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
         import httpx
 
         pause, trouble = self.options.backoff_seconds, ""
@@ -134,13 +149,13 @@ class Wire:
             if answer.status_code in _BUSY:
                 trouble = f"status {answer.status_code}: {_excerpt(answer)}"
                 continue
-            return self._read(answer, path)
+            return self._accepted(answer, path)
         raise ServerLostError(
             f"{self.url}{path}: {trouble}, after {self.options.attempts} attempts; is the server running, and is this"
             " its address?"
         )
 
-    def _read(self, answer: httpx.Response, path: str) -> Any:
+    def _accepted(self, answer: httpx.Response, path: str) -> httpx.Response:
         where = f"{self.url}{path}"
         if answer.status_code in (401, 403):
             raise ServerRefusedError(
@@ -152,14 +167,7 @@ class Wire:
             raise ServerRefusedError(
                 f"{where} answered status {answer.status_code}: {_excerpt(answer)}", status=answer.status_code
             )
-        if not answer.content:
-            return None
-        try:
-            return answer.json()
-        except ValueError as error:
-            raise ServerLostError(
-                f"{where}: expected JSON, found {_excerpt(answer)}; is this the address of a model server?"
-            ) from error
+        return answer
 
 
 def _excerpt(answer: httpx.Response) -> str:
