@@ -82,6 +82,33 @@ def test_log_probs_are_those_of_the_model_that_sampled(tmp_path: Path, tokenizer
         assert torch.allclose(read[mask], torch.tensor(logprobs)[mask], atol=1e-4)
 
 
+class Broken:
+    """A world that does not start."""
+
+    def reset(self, seed: int | None = None, episode_id: str | None = None, **_: Any) -> Any:
+        raise RuntimeError("no disk")
+
+    def step(self, action: str, timeout_s: float | None = None) -> Any:
+        raise RuntimeError("never started")
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_episode_whose_world_fails_is_a_row_without_a_target(tmp_path: Path, tokenizer: Any):
+    """Catches a run that dies of one broken world, and a harness error that is trained as the world's words."""
+    trainer = depot_trainer(tmp_path, tokenizer, world=f"{__name__}:Broken")
+    trainer.echo = ECHO
+    trainer.train()
+    line = trainer.state.log_history[0]
+    assert line["num_env_tokens"] == 0
+    assert line["loss"] == 0
+
+
 def test_a_prompt_that_names_no_task_is_refused(tmp_path: Path, tokenizer: Any):
     """Catches a data set of chat prompts, which this rollout_func would silently not show to the model."""
     trainer = depot_trainer(tmp_path, tokenizer)

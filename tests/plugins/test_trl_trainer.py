@@ -115,6 +115,25 @@ def test_each_optimiser_step_of_a_generation_is_counted_by_itself(tmp_path: Path
             assert step["env_loss"] == pytest.approx(0.5 * step["env_ce"], rel=1e-5)
 
 
+def test_a_generation_that_is_used_twice_is_counted_twice(tmp_path: Path, word_tokenizer: Any):
+    """Catches a place in the generation that runs on where TRL starts over: totals would be of other rows."""
+    rows = random_rows(4)
+    trainer, _ = rows_trainer(
+        tmp_path,
+        word_tokenizer,
+        rows,
+        echo=ECHO,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        num_iterations=2,
+        max_steps=4,
+    )
+    trainer.train()
+    lines = trainer.state.log_history[:4]
+    assert [line["num_env_tokens"] for line in lines] == 4 * [sum(map(sum, rows["obs_mask"]))]
+    assert lines[3]["env_ce"] < lines[0]["env_ce"]
+
+
 def test_evaluation_logs_the_same_and_changes_nothing(tmp_path: Path, word_tokenizer: Any):
     """Catches an evaluation that counts into the training step, trains, or needs what only training has."""
     from datasets import Dataset
