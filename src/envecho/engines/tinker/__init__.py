@@ -13,7 +13,7 @@ lambda are ours, and both terms of ECHO travel in the same pass.
 """
 
 from envecho.engines.tinker.engine import TinkerEngine
-from envecho.engines.tinker.opening import open_tinker
+from envecho.engines.tinker.opening import open_foundry, open_tinker
 from envecho.engines.tinker.probe import ServerFacts, measure_server
 
-__all__ = ["ServerFacts", "TinkerEngine", "measure_server", "open_tinker"]
+__all__ = ["ServerFacts", "TinkerEngine", "measure_server", "open_foundry", "open_tinker"]

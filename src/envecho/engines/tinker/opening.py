@@ -1,4 +1,4 @@
-"""`open_tinker`: a server, measured, with fresh LoRA weights on it.
+"""`open_tinker` and `open_foundry`: a server, measured, with fresh LoRA weights on it.
 
 Not here: the verbs (`engine`).
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from envecho.engines.tinker.engine import TinkerEngine
+from envecho.engines.tinker.foundry import FoundryService
 from envecho.engines.tinker.probe import measure_server
 from envecho.engines.tinker.sdk import SdkService
 from envecho.engines.tinker.service import RemoteService
@@ -40,6 +41,27 @@ def open_tinker(
     """
     service = SdkService(base_model, server=server, api_key=api_key)
     return _opened(service, rank=rank, seed=seed, context=max_context_tokens, download_adapter=download_adapter)
+
+
+def open_foundry(
+    base_model: str,
+    *,
+    endpoint: str,
+    token: str,
+    rank: int = 32,
+    seed: int = 0,
+    max_context_tokens: int,
+) -> TinkerEngine:
+    """Do the same with the fine-tuning sessions of the Foundry project at `endpoint`.
+
+    Written from the public description of that API and never run on Foundry. `token` is a bearer token for the scope
+    `https://ai.azure.com/.default`. The service hands out no LoRA weights, so a checkpoint's folder holds its address.
+
+    Raises:
+        EngineError: the service refuses or is lost, or sums in an unknown way.
+    """
+    service = FoundryService(base_model, endpoint=endpoint, token=token)
+    return _opened(service, rank=rank, seed=seed, context=max_context_tokens, download_adapter=False)
 
 
 def _opened(

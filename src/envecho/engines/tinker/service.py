@@ -105,5 +105,5 @@ class RemoteService(Protocol):
         ...
 
     def restore(self, address: str, *, rank: int, with_optimizer: bool) -> RemoteModel:
-        """Start from a checkpoint of this server."""
+        """Start from a checkpoint of this server; without the optimiser's state where the server can leave it."""
         ...
