@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Final, Unpack, final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from packaging.version import Version
 
 from envecho.engines import state
 from envecho.engines.distributed_group import Ranks
@@ -43,6 +45,8 @@ from envecho.seam import (
     TurnRequest,
 )
 
+_OLDEST_TORCH: Final = Version("2.13")
+"""The release that the tests of several processes run on; FSDP2's sums and gloo's scatters are younger than 2.6."""
 _COUNTERS: Final = ("seed", "num_optim_steps")
 _OPEN: Final = "open"
 
@@ -64,6 +68,11 @@ class _Process:
             self.engines[number] = engine
             return engine.facts
         return getattr(self.engines[number], verb)(argument)
+
+    def leave(self) -> None:
+        """Free what this process holds of the engines, then its place among the ranks."""
+        self.engines.clear()
+        self.ranks.leave()
 
 
 _process: _Process | None = None
@@ -93,12 +102,15 @@ def rank_zero() -> Generator[bool]:
     process = _joined()
     if process.ranks.rank:
         process.ranks.serve(process.handle)
+        process.leave()
         yield False
         return
     try:
         yield True
     finally:
-        process.ranks.dismiss()
+        if not process.ranks.is_broken:
+            process.ranks.dismiss()
+            process.leave()
 
 
 def open_local(
@@ -147,6 +159,8 @@ class DistributedEngine:
     def __init__(self, options: RankOptions) -> None:
         if options.lora is not None and (not options.trains or options.trainable != "all"):
             raise EngineError("lora trains an adapter alone: it needs trains=True and trainable='all'")
+        if Version(torch.__version__) < _OLDEST_TORCH:
+            raise EngineError(f"several devices need torch {_OLDEST_TORCH} or later, found {torch.__version__}")
         self._process = _joined()
         if self._process.ranks.rank:
             raise EngineError("engines are opened on rank 0; the other ranks wait in `rank_zero`")

@@ -10,6 +10,7 @@ its reason in the store and ends; torchrun then ends all. Not here: what the ver
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -56,7 +57,7 @@ class Ranks:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         self._store, rank, size = next(dist.rendezvous("env://"))  # pyright: ignore[reportPrivateImportUsage]
         dist.init_process_group(backend, store=self._store, rank=rank, world_size=size)
-        self._control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_PATIENCE))
+        self._control = cast(dist.ProcessGroup | None, dist.new_group(backend="gloo", timeout=_PATIENCE))
         self._lock = threading.Lock()
         self._broken: str | None = None
 
@@ -76,8 +77,6 @@ class Ranks:
                 raise EngineError(f"the engine ended when {self._broken}")
             try:
                 answers = self._exchange(handle, verb, payloads)
-            except EnvechoError:
-                raise
             except Exception as error:
                 self._broken = self._reason() or f"rank 0 failed: {type(error).__name__}: {error}"
                 raise EngineError(self._broken) from error
@@ -122,14 +121,29 @@ class Ranks:
             except Exception as error:
                 self._leave_word(error)
                 raise
-        dist.destroy_process_group()
 
     def dismiss(self) -> None:
-        """End the other ranks; for rank 0, when the command is done."""
+        """End the other ranks; for rank 0, when the command is done.
+
+        Raises:
+            EngineError: a rank is gone already.
+        """
         with self._lock:
-            if self._broken is None:
+            self._broken = "rank 0 left its block"
+            try:
                 dist.scatter_object_list([None], [(_END, None)] * self.size, src=0, group=self._control)
-                dist.destroy_process_group()
+            except RuntimeError as error:
+                raise EngineError(self._reason() or f"a rank is gone: {error}") from error
+
+    def leave(self) -> None:
+        """Close the connections, after `serve` or `dismiss`, when nothing holds a sharded tensor any more.
+
+        Groups that live on until the interpreter ends abort it now and then ("terminate called without an active
+        exception"), so they are freed here.
+        """
+        dist.destroy_process_group()
+        self._control = None
+        gc.collect()
 
     def _leave_word(self, error: Exception) -> None:
         """Say why this rank ends, and give rank 0 a moment to say it too before torchrun ends everything."""
