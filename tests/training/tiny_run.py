@@ -87,7 +87,7 @@ def write_pools(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def document(model: Path, pools: dict[str, Path], **tables: dict[str, Any]) -> dict[str, Any]:
+def document(model: Path, pools: dict[str, Path], /, **tables: dict[str, Any]) -> dict[str, Any]:
     """The TOML document of a short run; `tables` update single keys."""
     base: dict[str, dict[str, Any]] = {
         "model": {"name": str(model), "device": "cpu", "compute_dtype": "float32", "tokens_per_micro_batch": 128},
