@@ -250,6 +250,7 @@ class TermGradients:
 Ability = Literal[
     "term_gradients",
     "grad_norm",
+    "grad_clip",
     "entropies",
     "kl",
     "entropy_bonus",
@@ -267,7 +268,8 @@ Ability = Literal[
 ]
 """What a run may ask of an engine beyond the plain weighted sum.
 
-`term_gradients`: the verb. `grad_norm`: `optim_step` knows the norm. `entropies`: of the actions, in sums and scores.
+`term_gradients`: the verb. `grad_norm`, `grad_clip`: `optim_step` knows the norm, and heeds `grad_clip_norm`.
+`entropies`: of the actions, in sums and scores.
 `kl` and `entropy_bonus`: these weights. `importance_cap`, `env_nll_clip`: these fields of `PolicyLossSpec`.
 `policy_temperature`: actions read at another temperature than 1. `loss_*` and `ratio_*`: `PolicyLossSpec.name` and its
 `ratio_denominator`. `exact_resume`: `load_state` restores bit for bit, random state included.

@@ -159,8 +159,10 @@ CHECKS = (
     Check(name="no weight means no change", run=_no_weight_means_no_change),
     Check(name="logged targets leave the step unchanged", run=_logged_targets_leave_the_step_unchanged),
     Check(name="training lowers the loss", run=_training_lowers_the_loss),
-    Check(name="clipping scales the step", run=_clipping_scales_the_step),
+    Check(name="clipping scales the step", run=_clipping_scales_the_step, needs=("grad_clip",)),
     Check(
-        name="clipping is reported before it happens", run=_clipping_is_reported_before_it_happens, needs=("grad_norm",)
+        name="clipping is reported before it happens",
+        run=_clipping_is_reported_before_it_happens,
+        needs=("grad_norm", "grad_clip"),
     ),
 )

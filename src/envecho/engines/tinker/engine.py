@@ -85,6 +85,8 @@ class TinkerEngine:
         lacks = dict(_LACKS)
         if self._facts.grad_norm_metric is None:
             lacks["grad_norm"] = "the server's steps report no norm of the gradient"
+        if not self._facts.clips_gradients:
+            lacks["grad_clip"] = "the server's steps do not clip, which was measured"
         return EngineCapabilities(
             trains=True,
             samples=True,
