@@ -4,11 +4,11 @@
       _target_: envecho.plugins.verl.WorldAgentLoop
       max_turns: 8
 
-Its name is registered by that file alone: verl's decorator, run when the class is imported, would replace what the file
-says. A row of the dataset names the task in `extra_info`: `world`, `split` and `task`, its number. The prompt of every turn
-is rendered by envecho, so that sampled ids are kept and every token between them has one source; what verl gets is
-`AgentLoopOutput` with the masks in `extra_fields`. The world runs in a thread of its own, under the deadlines of the
-rollout room; verl's event loop samples.
+Its name is registered by that file alone: verl's decorator, run when the class is imported, would replace what the
+file says. A row of the dataset names the task in `extra_info`: `world`, `split` and `task`, its number. The prompt of
+every turn is rendered by envecho, so that sampled ids are kept and every token between them has one source; what verl
+gets is `AgentLoopOutput` with the masks in `extra_fields`. The world runs in a thread of its own, under the deadlines
+of the rollout room; verl's event loop samples.
 
 Not here: what the rows hold (`episode_rows`), what is refused (`settings`), and rewards, which the world gives.
 """
