@@ -204,7 +204,7 @@ def test_what_the_api_cannot_do_is_refused_with_its_reason(tiny_qwen3):
     with pytest.raises(EngineError, match="grad_clip_norm = inf"):
         engine.optim_step(AdamParams(learning_rate=1e-3, grad_clip_norm=1.0))
     assert engine.optim_step(AdamParams(learning_rate=1e-3, grad_clip_norm=math.inf)) is None
-    assert {"term_gradients", "grad_norm", "entropies"} <= engine.capabilities.lacks.keys()
+    assert {"term_gradients", "grad_norm", "grad_clip", "entropies"} <= engine.capabilities.lacks.keys()
 
 
 def test_a_checkpoint_goes_on_where_it_was_and_holds_the_adapter(tiny_qwen3, tmp_path):

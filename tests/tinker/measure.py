@@ -3,7 +3,8 @@
     facts         how the server reduces, as the probe found it
     traps         the norm of the gradient of one row, by the way in which its cross-entropy is asked for
     agreement     loss and first update of every setting against the float64 reference
-    lora          the gradient of A and B away from B = 0, against the reference on the merged model
+    lora          the gradient of A and B away from B = 0, against the reference on the merged model (the server fuses
+                  q, k and v, and gate and up, with one A each)
     resume        whether a step after loading the state gives the same bits
     grpo          GRPO with ECHO by the training loop, in the depot: the rows of metrics.jsonl
 

@@ -82,7 +82,10 @@ def descended(before: Mapping[str, NDArray[np.float64]], after: Mapping[str, NDA
 def lora_gradient(
     full: Mapping[str, NDArray[np.float64]], weights: Mapping[str, NDArray[np.float64]], *, scale: float
 ) -> Gradient:
-    """The gradient of LoRA weights A and B from that of the weight W + scale * B @ A: scale B.T G and scale G A.T."""
+    """The gradient of LoRA weights A and B from that of the weight W + scale * B @ A: scale B.T G and scale G A.T.
+
+    SkyRL's JAX backend fuses q, k and v (and gate and up) with one A; a factor that several modules share gets the sum.
+    """
     found: Gradient = {}
     for name, value in weights.items():
         module, _, factor = name.rpartition(".")
@@ -90,7 +93,11 @@ def lora_gradient(
         other = weights[f"{module}.lora_B" if factor == "lora_A" else f"{module}.lora_A"]
         found[name] = scale * (other.T @ gradient if factor == "lora_A" else gradient @ other.T)
         assert found[name].shape == value.shape
-    return found
+    shared = {name: [n for n in weights if np.array_equal(weights[n], value)] for name, value in weights.items()}
+    return {
+        name: sum((found[n] for n in shared[name]), np.zeros_like(value)) if name.endswith("lora_A") else value
+        for name, value in found.items()
+    }
 
 
 def relative(found: Gradient, expected: Gradient) -> float:
