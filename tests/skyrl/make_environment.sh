@@ -7,12 +7,16 @@
 # typing_extensions. torch comes first, as its installation page says for a CPU.
 set -e
 folder=$1
-version=${2:-0.3.0}
+version=${2:-0.4.0}
+case $version in
+0.3.*) transformers='transformers>=5.6.1,<=5.8.0' ;;
+*) transformers='transformers>=5.9,<=5.16.1' ;;
+esac
 python=${PYTHON:-python3.11}
 "$python" -m venv "$folder"
 "$folder/bin/pip" install -q "${TORCH:-torch==2.13.0}"
 "$folder/bin/pip" install -q --no-deps --ignore-requires-python "skyrl==$version" skyrl-gym
-"$folder/bin/pip" install -q "transformers>=5.6.1,<=5.8.0" "peft==0.18.1" ray omegaconf loguru datasets jaxtyping \
+"$folder/bin/pip" install -q "$transformers" "peft==0.18.1" hf_transfer ray omegaconf loguru datasets jaxtyping \
     beartype aiohttp uvicorn wandb tensorboard torchdata func_timeout polars orjson zstandard xxhash pybase64 httpx \
     fastapi cloudpathlib pillow tensordict hydra-core tqdm hypothesis pytest pytest-timeout
 "$folder/bin/pip" install -q -e .
