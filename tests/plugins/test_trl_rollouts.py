@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from trl_material import ECHO, QUIET, grpo_config, tiny_qwen3
+from trl.chat_template_utils import qwen3_chat_template
+from trl_material import ECHO, QUIET, grpo_config, small_qwen3_tokenizer, tiny_qwen3
 
 from envecho.errors import ConfigError, DataError
 from envecho.plugins.trl import EchoGRPOTrainer, rollout_in
@@ -80,6 +81,29 @@ def test_log_probs_are_those_of_the_model_that_sampled(tmp_path: Path, tokenizer
         read = scores[:-1].gather(-1, whole[0, 1:, None]).squeeze(-1)[len(prompt) - 1 :]
         mask = torch.tensor(action).bool()
         assert torch.allclose(read[mask], torch.tensor(logprobs)[mask], atol=1e-4)
+
+
+def test_a_world_with_tools_is_played_through_the_chat_template(tmp_path: Path):
+    """Catches tools that the model is not shown, and answers that are no tool messages, on Qwen3's real template."""
+    tokenizer = small_qwen3_tokenizer(qwen3_chat_template)
+    tools = rollout_in("tools", max_turns=2, max_tokens_per_turn=8, tool_protocol="template")
+    model = tiny_qwen3(len(tokenizer), pad_id=tokenizer.pad_token_id)
+    model.config.max_position_embeddings = 8192
+    trainer = EchoGRPOTrainer(
+        model=model,
+        reward_funcs=tools.reward,
+        args=grpo_config(tmp_path, per_device_train_batch_size=2),
+        train_dataset=tools.dataset(2),
+        processing_class=tokenizer,
+        rollout_func=tools,
+        echo=ECHO.model_copy(update={"world_loss_target": "all"}),
+    )
+    made = tools([tools.dataset(1)[0]["prompt"]], trainer)
+    shown = tokenizer.decode(made["prompt_ids"][0])
+    answered = tokenizer.decode(made["completion_ids"][0])
+    assert "<tools>" in shown
+    assert "<tool_response>" in answered
+    assert sum(made["obs_mask"][0]) + sum(made["warning_mask"][0]) > 0
 
 
 class Broken:

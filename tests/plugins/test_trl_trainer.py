@@ -18,6 +18,7 @@ from trl_material import ECHO, QUIET, random_rows, reward_of_row, rows_trainer, 
 from envecho.errors import EngineError
 from envecho.objective import EchoConfig
 from envecho.objective.config import NoiseConfig, ScheduleConfig
+from envecho.plugins.trl.body_reader import BodyReader
 from envecho.recipes.agreement.case import settings
 from envecho.recipes.agreement.compare import Measured, compare
 from envecho.recipes.agreement.reference import reference
@@ -216,6 +217,23 @@ def test_a_model_with_something_behind_its_head_is_refused(tmp_path: Path, word_
     model = tiny_qwen3(len(word_tokenizer), model_class=_Scaled)
     with pytest.raises(EngineError, match="not its output embedding"):
         rows_trainer(tmp_path, word_tokenizer, random_rows(4), echo=ECHO, model=model)
+
+
+def test_a_head_that_is_sharded_by_itself_is_refused(tmp_path: Path, word_tokenizer: Any):
+    """Catches a gradient of the head that is one process's alone, since gathering a weight does not add gradients."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    model = tiny_qwen3(len(word_tokenizer))
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        sharded = distribute_tensor(model.lm_head.weight.detach(), init_device_mesh("cpu", (1,)), [Shard(0)])
+        model.lm_head.weight = torch.nn.Parameter(sharded)
+        with pytest.raises(EngineError, match="still sharded"):
+            BodyReader(model, head_in_float32=False)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_lambda_follows_its_schedule_over_optimiser_steps(tmp_path: Path, word_tokenizer: Any):

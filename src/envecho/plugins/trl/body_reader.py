@@ -93,7 +93,10 @@ class BodyReader:
         head: Any = self._model.get_output_embeddings()
         weight, bias = head.weight, getattr(head, "bias", None)
         if isinstance(weight, DTensor):
-            return weight.full_tensor(), None if bias is None else bias.full_tensor()
+            raise EngineError(
+                "the output embedding is still sharded where the model's body ends, so its gradient would be that of"
+                " one process alone; let FSDP wrap the layers and the whole model, not the head by itself"
+            )
         return weight, bias
 
     @torch.no_grad()
