@@ -11,9 +11,8 @@ from envecho.recipes.agreement.compare import compare
 from envecho.recipes.agreement.reference import reference
 from envecho.recipes.agreement.subjects import trl
 
-pytest.importorskip("trl", reason="the extra trl is not installed")
 
-
+@pytest.mark.timeout(300)
 def test_two_processes_and_four_micro_batches_give_the_references_gradient(tmp_path: Path, agreement_model: Path):
     """Catches a term that is averaged over processes, counted per rank, or waits for a rank without observations."""
     (setting,) = [s for s in settings() if s.name == "reference_sequence_mean"]
