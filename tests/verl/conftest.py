@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from verl_present import has_verl
 
-HAS_VERL = importlib.util.find_spec("verl") is not None
-
-if HAS_VERL:
+if has_verl():
     from envecho.recipes.agreement.subjects.verl import CPU_ENVIRONMENT
 
     os.environ.update(CPU_ENVIRONMENT)

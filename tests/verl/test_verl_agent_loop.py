@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
+from verl_present import has_verl
 
-if importlib.util.find_spec("verl") is None:
+if not has_verl():
     pytest.skip("needs verl: make test-verl", allow_module_level=True)
 
 import numpy as np

@@ -5,14 +5,14 @@ The processes of all cases start once for each process count; they take about ha
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from verl_present import has_verl
 
-if importlib.util.find_spec("verl") is None:
+if not has_verl():
     pytest.skip("needs verl: make test-verl", allow_module_level=True)
 
 import numpy as np

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from verl_present import has_verl
 
-if importlib.util.find_spec("verl") is None:
+if not has_verl():
     pytest.skip("needs verl: make test-verl", allow_module_level=True)
 
 import datasets

@@ -7,7 +7,7 @@ Each test names what would break. `forward_backward_batch`, `EngineRegistry.regi
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import inspect
 import json
 import os
@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from verl_present import has_verl
 
-if importlib.util.find_spec("verl") is None:
+if not has_verl():
     pytest.skip("needs verl: make test-verl", allow_module_level=True)
 
 import torch

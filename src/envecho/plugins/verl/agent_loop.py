@@ -59,8 +59,8 @@ class WorldAgentLoop(_verl.AgentLoopBase):
         command_seconds: the most seconds of one action in the world; None leaves it to the world.
         sandbox: where worlds run that need one (`envecho.worlds.suites.open_suite`).
         tool_protocol: how the tools of a world are shown (`envecho.rollout.protocol`).
-        unfinished_reward: the reward of an episode that ran out of turns or tokens.
-        failed_reward: verl's reward of an episode whose world or policy failed; its actions are not trained.
+        failed_reward: verl's reward of an episode whose world or policy failed; its actions are not trained. One that
+            ran out of turns or tokens ungraded has reward 0.
         allow_filter_groups: accept that verl's group filter drops observations, too.
         verl_arguments: what verl gives to every agent loop.
 
@@ -76,7 +76,6 @@ class WorldAgentLoop(_verl.AgentLoopBase):
         command_seconds: float | None = None,
         sandbox: str = "bubblewrap",
         tool_protocol: ToolProtocol = "text",
-        unfinished_reward: float = 0.0,
         failed_reward: float = 0.0,
         allow_filter_groups: bool = False,
         **verl_arguments: Any,
@@ -89,7 +88,7 @@ class WorldAgentLoop(_verl.AgentLoopBase):
             max_turns=max_turns,
             command_seconds=command_seconds,
             tool_protocol=tool_protocol,
-            unfinished_reward=unfinished_reward,
+            unfinished_reward=0.0,
             limits=WorldLimits(),
         )
         self._chat = _chat_tokenizer(self.tokenizer)
