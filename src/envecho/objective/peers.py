@@ -38,15 +38,15 @@ PeerTarget = WorldLossTarget | Literal["everything_not_sampled"]
 class Peer:
     """One implementation: its rule, the tokens it trains, its lambda, and its policy half as far as it is known.
 
-    `world_model_coeff` is the peer's own default or published setting; `clip` the range of the ratio, None: another
-    loss. `not_reproduced` says what an `EchoConfig` cannot do as the peer does.
+    `world_model_coeff` is the peer's own default or published setting; `advantage` None: it is handed its advantages;
+    `clip` is the range of the ratio, None: another loss. `not_reproduced` says what an `EchoConfig` cannot do as the peer does.
     """
 
     title: str
     normalizer: NormalizerName
     world_loss_target: PeerTarget
     world_model_coeff: float
-    advantage: AdvantageName
+    advantage: AdvantageName | None
     clip: tuple[float, float] | None
     source: str
     not_reproduced: str = ""
@@ -97,7 +97,7 @@ PEERS: Final[dict[str, Peer]] = {
         normalizer="global_token_mean",
         world_loss_target="env_only",
         world_model_coeff=0.05,
-        advantage="group_mean",
+        advantage=None,
         clip=None,
         source="github.com/huggingface/OpenEnv, RFC 010 (pull request 819)",
         not_reproduced="its policy term has no ratio: -advantage * log p, the same gradient on policy",
