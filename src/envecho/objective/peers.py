@@ -39,7 +39,8 @@ class Peer:
     """One implementation: its rule, the tokens it trains, its lambda, and its policy half as far as it is known.
 
     `world_model_coeff` is the peer's own default or published setting; `advantage` None: it is handed its advantages;
-    `clip` is the range of the ratio, None: another loss. `not_reproduced` says what an `EchoConfig` cannot do as the peer does.
+    `clip` is the range of the ratio, None: another loss. `not_reproduced` says what an `EchoConfig` cannot do as the
+    peer does.
     """
 
     title: str
