@@ -240,6 +240,13 @@ def _missing_log_probs_are_refused(subject: Subject, *, name: str, denominator: 
     raise CheckFailed(f"expected an error of envecho, as the {denominator} log-probs of actions are unknown")
 
 
+def _a_batch_without_actions_needs_no_log_probs(subject: Subject) -> None:
+    spec = PolicyLossSpec(ratio_denominator="proximal")
+    out = subject.engine.forward_backward(dataclasses.replace(subject.batch, policy_loss=spec))
+    subject.near(out.policy_loss, 0.0, "policy_loss of a step whose rollouts all failed")
+    subject.near(out.loss, out.env_loss, "loss of a step whose rollouts all failed")
+
+
 def _loss_checks() -> list[Check]:
     checks: list[Check] = []
     for name in ("grpo", "cispo", "gspo", "sft"):
@@ -274,6 +281,11 @@ CHECKS = (
     Check(
         name="missing proximal log-probs are refused",
         run=partial(_missing_log_probs_are_refused, name="grpo", denominator="proximal"),
+        needs=("loss_grpo", "ratio_proximal"),
+    ),
+    Check(
+        name="a batch without actions needs no log-probs",
+        run=_a_batch_without_actions_needs_no_log_probs,
         needs=("loss_grpo", "ratio_proximal"),
     ),
     Check(

@@ -196,6 +196,9 @@ def _denominator(logprobs: Tensor, rows: Tensor, batch: WeightedBatch) -> Tensor
 
 
 def _known(values: Tensor | None, name: str, rows: Tensor, like: Tensor) -> Tensor:
+    if not len(rows):
+        # A step whose rollouts all failed has no action; nobody computes log-probs for it.
+        return like.new_zeros(0)
     if values is None or not bool(torch.isfinite(values[rows.to(values.device)]).all()):
         raise DataError(
             f"the loss needs {name} at every token with a weight, and some are unknown; a placeholder would scale the"
