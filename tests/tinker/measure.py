@@ -239,7 +239,7 @@ def _grpo(work: Path) -> list[dict[str, Any]]:
             },
             "objective": {"world_model_coeff": 0.3, "policy": {"ratio_denominator": "current"}},
             "optimizer": {"learning_rate": 5e-3, "schedule": "constant", "grad_clip_norm": math.inf},
-            "run": {"steps": 8, "checkpoint_every": 4},
+            "run": {"steps": 6, "checkpoint_every": 3},
         }
     )
     with skyrl_server(model, work) as address:

@@ -53,7 +53,8 @@ def policy_row(batch: WeightedBatch, output: ForwardBackwardOutput) -> dict[str,
     """Return entropy, ratio, clip and divergence statistics over the tokens with a policy weight.
 
     The ratio is exp(policy - sampling log-prob). Before the first update of a step it differs from 1 by what sampler
-    and trainer compute differently; `sampler_kl` is the mean of k3 of that difference.
+    and trainer compute differently; `sampler_kl` is the mean of k3 of that difference. `action_entropy` is None where
+    the engine knows no entropy.
     """
     rows = (batch.policy_weights != 0).numpy()
     known = rows & np.isfinite(output.policy_logprobs) & np.isfinite(batch.sampling_logprobs.numpy())
@@ -63,8 +64,9 @@ def policy_row(batch: WeightedBatch, output: ForwardBackwardOutput) -> dict[str,
     if batch.reference_logprobs is not None:
         d = (batch.reference_logprobs.numpy() - output.policy_logprobs)[rows].astype(np.float64)
         kl = _mean_of(np.exp(d) - d - 1)
+    entropies = output.entropies[rows].astype(np.float64)
     return {
-        "action_entropy": _mean_of(output.entropies[rows].astype(np.float64)),
+        "action_entropy": None if np.isnan(entropies).all() else _mean_of(entropies),
         "ratio_mean": _mean_of(ratio),
         "ratio_max": float(ratio.max()) if len(ratio) else None,
         "clip_fraction": _mean_of(output.clipped[rows].astype(np.float64)),

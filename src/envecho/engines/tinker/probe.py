@@ -28,8 +28,9 @@ Reduction = Literal["sum", "sequence_mean"]
 
 _EPS: Final = 1e8
 _TOKENS: Final = 9
-_CHANGE: Final = 0.01
-"""Nats by which a step should move the row's log-probs in all: small enough to be linear."""
+_CHANGES: Final = (0.01, 0.1, 0.5, 0.001)
+"""Nats by which a step may move the row's log-probs in all: small enough to be linear, large enough to be read."""
+_STEADY: Final = 0.05
 _TOLERANCE: Final = 0.1
 
 
@@ -49,17 +50,16 @@ class ServerFacts:
 
 
 def measure_server(service: RemoteService) -> ServerFacts:
-    """Measure how a server reduces, on throwaway weights of rank 1: about eight steps over one or two short rows.
+    """Measure how a server reduces, on throwaway weights of rank 1: some fifteen steps over one or two short rows.
 
     Raises:
         EngineError: the server follows none of the reductions that are known, so coefficients would mean nothing.
     """
     rig = _Rig(service.create(rank=1, seed=0))
-    once = rig.moved(rig.row(1.0), loss="cross_entropy")
     found = {
-        "doubled coefficients": rig.moved(rig.row(2.0), loss="cross_entropy") / once,
-        "the row twice": rig.moved(rig.row(1.0), rig.row(1.0), loss="cross_entropy") / once,
-        "the row in two calls": rig.moved(rig.row(1.0), rig.row(1.0), loss="cross_entropy", calls=2) / once,
+        "doubled coefficients": rig.compared(rig.row(2.0), loss="cross_entropy"),
+        "the row twice": rig.compared(rig.row(1.0), rig.row(1.0), loss="cross_entropy"),
+        "the row in two calls": rig.compared(rig.row(1.0), rig.row(1.0), loss="cross_entropy", calls=2),
     }
     if _near(found, (2.0, 2.0, 2.0)):
         reduction: Reduction = "sum"
@@ -69,8 +69,8 @@ def measure_server(service: RemoteService) -> ServerFacts:
         # Its cross-entropy divides by the weights and so forgets their size; the pinned ratio divides by a count.
         reduction, loss, scale = "sequence_mean", "pinned_ratio", float(_TOKENS - 1)
         pinned = {
-            "coefficients of the pinned ratio": rig.moved(rig.row(1.0), loss=loss) / once,
-            "doubled coefficients of it": rig.moved(rig.row(2.0), loss=loss) / once,
+            "coefficients of the pinned ratio": rig.compared(rig.row(1.0), loss=loss),
+            "doubled coefficients of it": rig.compared(rig.row(2.0), loss=loss),
         }
         if not _near(pinned, (1.0, 2.0)):
             raise _unknown(service, found | pinned)
@@ -93,9 +93,8 @@ class _Rig:
         self._model = model
         self._rate = 1e-3
         self._ids = np.arange(2, 2 + _TOKENS, dtype=np.int32)
-        self._start = self._read()
         self._metrics: Mapping[str, float] = {}
-        self._calibrate()
+        self._once = self._calibrate()
 
     def row(self, coefficient: float) -> Row:
         """The row with one coefficient on every token but the first."""
@@ -107,7 +106,14 @@ class _Rig:
         for part in _split(rows, calls):
             self._model.forward_backward(part, loss)()
         self._metrics = self._model.optim_step(_descent(self._rate, clip))
-        return float(self._read() - before) / self._rate
+        return (self._read() - before) / self._rate
+
+    def compared(self, *rows: Row, loss: LossName, calls: int = 1) -> float:
+        """How far a step over these rows moves it, over what cross-entropy on one row does before and after."""
+        before = self._once
+        moved = self.moved(*rows, loss=loss, calls=calls)
+        self._once = self.moved(self.row(1.0), loss="cross_entropy")
+        return 2 * moved / (before + self._once)
 
     def grad_norm_metric(self, scale: float, loss: LossName) -> str | None:
         """The metric whose name speaks of the gradient's norm and that doubles with the coefficients."""
@@ -134,14 +140,18 @@ class _Rig:
         self._model.optim_step(_descent(0.0, None))
         return found.shape == expected.shape and bool(np.allclose(found, expected, atol=1e-3))
 
-    def _calibrate(self) -> None:
-        for _ in range(4):
-            moved = abs(self.moved(self.row(1.0), loss="cross_entropy"))
-            if not (moved > 0 and np.isfinite(moved)):
-                raise EngineError(
-                    "a step with a loss on every token of a row did not change its log-probs; the server does not train"
-                )
-            self._rate = _CHANGE / moved
+    def _calibrate(self) -> float:
+        """Choose the rate, and return what a step moves at it."""
+        for change in _CHANGES:
+            moved = self.moved(self.row(1.0), loss="cross_entropy")
+            for _ in range(3):
+                if not (moved > 0 and np.isfinite(moved)):
+                    raise EngineError("a step with a loss on every token of a row did not raise its log-probs")
+                self._rate, last = change / moved, moved
+                moved = self.moved(self.row(1.0), loss="cross_entropy")
+                if abs(moved / last - 1) < _STEADY:
+                    return moved
+        raise EngineError("the same step moves a row's log-probs by another amount every time; nothing can be measured")
 
     def _read(self) -> float:
         (logprobs,) = self._model.forward([self.row(1.0)])()

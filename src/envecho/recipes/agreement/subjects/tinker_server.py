@@ -43,7 +43,7 @@ def skyrl_environment() -> Path:
 def skyrl_server(model: Path, work: Path, *, max_adapters: int = 24, max_rank: int = 8) -> Generator[str]:
     """Serve the model of a folder and yield the server's address; its files go into `work`.
 
-    Compiled programs are kept in `work/compiled`, which makes a second start on the same folder quick.
+    Compiled programs are kept in `work/compiled`, or where `JAX_COMPILATION_CACHE_DIR` says; a second start is quick.
 
     Raises:
         EngineError: it did not start; the message ends with the last lines of its log.
@@ -79,7 +79,7 @@ def _variables(environment: Path, work: Path) -> dict[str, str]:
         "PATH": f"{environment / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": "",
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(work / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(work / "compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "HF_HUB_OFFLINE": "1",
