@@ -222,3 +222,13 @@ def test_wrong_names_and_addresses_are_refused_before_anything_is_asked() -> Non
         ServedSampler("127.0.0.1:8000", kind="vllm")
     with pytest.raises(ConfigError, match="attempts 0"):
         WireOptions(attempts=0)
+
+
+def test_two_runs_on_one_server_never_share_a_cache_of_prompts(small_dir: Path) -> None:
+    """Catches the first push of a run that is resumed, read with keys and values of the run before it."""
+    with LoopbackServer(small_dir, "vllm") as server:
+        for _ in range(2):
+            with ServedSampler(server.url, kind="vllm") as sampler:
+                sampler.sample(prompts()[:1], SamplingParams(max_tokens=2))
+        salts = {body["cache_salt"] for path, body in server.calls if path == "/v1/completions"}
+    assert len(salts - {"probe"}) == 2

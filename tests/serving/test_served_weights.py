@@ -117,13 +117,15 @@ def test_an_adapter_is_pushed_under_a_new_name_and_the_last_one_is_dropped(
     engine = engine_of(small_dir, lora=LoraOptions(rank=2, alpha=4))
     with LoopbackServer(small_dir, kind) as server, ServedSampler(server.url, kind=kind) as sampler:
         served = ServedEngine(engine, sampler, folder=tmp_path / "weights", pushes="adapter")
+        names: list[str] = []
         for _ in range(2):
             served.load_model(_saved(engine, tmp_path / f"now-{sampler.num_pushes}"))
             served.refresh()
-            assert server.adapters == [f"envecho-{sampler.num_pushes}"]
+            (name,) = server.adapters
+            names.append(name)
         named = "model" if kind == "vllm" else "lora_path"
         turns = [body.get(named) for path, body in server.calls if path in ("/v1/completions", "/generate")]
-        assert turns[-1] == "envecho-2"
+        assert turns[-1] == names[1] != names[0]
         pushed = [body["lora_path"] for path, body in server.calls if path.endswith("/load_lora_adapter")]
     assert [Path(path).name for path in pushed] == ["adapter", "adapter"]
 
@@ -155,13 +157,13 @@ def test_a_vllm_without_its_dev_mode_says_what_to_start_it_with(small_dir: Path,
 def test_a_folder_is_named_as_the_server_sees_it_and_must_hold_weights(small_dir: Path, tmp_path: Path) -> None:
     """Catches a path of this machine that is sent to another, and an empty folder that would end vLLM's engine."""
     shared = SharedFolder(here=tmp_path, there=Path("/mnt/weights"))
-    weights = shared.weights(_saved(engine_of(small_dir), tmp_path / "step"), version=3)
-    assert (weights.folder, weights.is_adapter, weights.version) == ("/mnt/weights/step", False, 3)
+    weights = shared.weights(_saved(engine_of(small_dir), tmp_path / "step"), name="envecho-3")
+    assert (weights.folder, weights.is_adapter, weights.name) == ("/mnt/weights/step", False, "envecho-3")
     with pytest.raises(ConfigError, match="does not lie in"):
-        shared.weights(small_dir, version=1)
+        shared.weights(small_dir, name="envecho-1")
     (tmp_path / "empty").mkdir()
     with pytest.raises(EngineError, match=r"holds no \.safetensors"):
-        shared.weights(tmp_path / "empty", version=1)
+        shared.weights(tmp_path / "empty", name="envecho-1")
 
 
 class OneByOne:

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import Any, ClassVar, Final, Literal, Protocol, cast
 
 from envecho.errors import EngineError
 from envecho.rollout.served.wire import Wire
 
 ServerKind = Literal["vllm", "sglang", "llama_cpp", "openai"]
 """The dialects: vLLM, SGLang, the server of llama.cpp, and OpenAI's completions with token ids."""
+
+
+NAME_PREFIX: Final = "envecho-"
+"""With what the names of pushes begin, so that an adapter of ours is told from one that is served anyway."""
 
 
 class AnswerError(EngineError):
@@ -74,11 +78,11 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weights to load: a folder as the server calls it, and which push it is, counted from 1."""
+    """Weights to load: a folder as the server calls it, and a name that no other push to this server has."""
 
     folder: str
     is_adapter: bool
-    version: int
+    name: str
 
 
 class Dialect(Protocol):

@@ -19,7 +19,7 @@ class SharedFolder:
     here: Path
     there: PurePath | None = None
 
-    def weights(self, folder: Path, *, version: int) -> Weights:
+    def weights(self, folder: Path, *, name: str) -> Weights:
         """Look at a folder of weights and return what the server is told.
 
         Raises:
@@ -31,7 +31,7 @@ class SharedFolder:
         return Weights(
             folder=self._as_the_server_calls(folder.absolute()),
             is_adapter=(folder / _ADAPTER_FILE).is_file(),
-            version=version,
+            name=name,
         )
 
     def _as_the_server_calls(self, folder: Path) -> str:

@@ -11,6 +11,7 @@ gives the same turn only where the server says so (`ServerFacts.repeats_draws`).
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from envecho.errors import EngineError
 from envecho.rollout.exchange import TurnsFailedError
 from envecho.rollout.served.answers import to_sample
-from envecho.rollout.served.dialect import Dialect, ServerKind, Turn
+from envecho.rollout.served.dialect import NAME_PREFIX, Dialect, ServerKind, Turn
 from envecho.rollout.served.folders import SharedFolder
 from envecho.rollout.served.kinds import make_dialect
 from envecho.rollout.served.probe import ServerFacts, probe_server
@@ -70,6 +71,8 @@ class ServedSampler:
             self._wire.close()
             raise
         self._model = self.facts.model
+        # A server outlives a run, and what it cached under the first push of another run is not ours.
+        self._run = secrets.token_hex(4)
         self.num_pushes = 0
 
     def __enter__(self) -> Self:
@@ -135,9 +138,12 @@ class ServedSampler:
         Raises:
             EngineError: this kind of server takes no weights, or it did not load them.
         """
-        weights = (self._folder or SharedFolder(here=folder)).weights(folder, version=self.num_pushes + 1)
+        weights = (self._folder or SharedFolder(here=folder)).weights(folder, name=self._push_name(self.num_pushes + 1))
         self._model = self._dialect.push(self._wire, weights, model=self._model)
         self.num_pushes += 1
+
+    def _push_name(self, number: int) -> str:
+        return f"{NAME_PREFIX}{self._run}-{number}"
 
     def _outcome(self, request: TurnRequest, params: SamplingParams) -> Sample | EngineError:
         try:
@@ -158,7 +164,7 @@ class ServedSampler:
             temperature=params.temperature,
             seed=request_seed(params.seed, request.key),
             stop_token_ids=params.stop_token_ids,
-            salt=f"envecho-{self.num_pushes}",
+            salt=self._push_name(self.num_pushes),
         )
         call = self._dialect.call(turn, self._model)
         return to_sample(self._dialect.read(self._wire.post(call.path, call.body)), turn)

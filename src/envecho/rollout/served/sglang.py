@@ -10,12 +10,11 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final, final
 
 from envecho.errors import EngineError
-from envecho.rollout.served.dialect import Answer, AnswerError, Call, Identity, Turn, Weights, dig
+from envecho.rollout.served.dialect import NAME_PREFIX, Answer, AnswerError, Call, Identity, Turn, Weights, dig
 from envecho.rollout.served.wire import ServerRefusedError, Wire
 
 _ROUTE: Final = "/generate"
 _OF: Final = f"the answer of {_ROUTE}"
-_ADAPTER: Final = "envecho-"
 
 
 @final
@@ -60,7 +59,7 @@ class SGLangDialect:
                 "top_logprobs_num": turn.num_top,
                 "return_text_in_logprobs": False,
                 "stream": False,
-                **({"lora_path": model} if model is not None and model.startswith(_ADAPTER) else {}),
+                **({"lora_path": model} if model is not None and model.startswith(NAME_PREFIX) else {}),
             },
         )
 
@@ -83,11 +82,10 @@ class SGLangDialect:
     def push(self, wire: Wire, weights: Weights, *, model: str | None) -> str | None:
         """Load a folder: an adapter under a new name, or the weights in place; the cache of prompts is emptied."""
         if weights.is_adapter:
-            name = f"{_ADAPTER}{weights.version}"
-            _told(wire, "/load_lora_adapter", {"lora_name": name, "lora_path": weights.folder})
-            if model is not None and model.startswith(_ADAPTER):
+            _told(wire, "/load_lora_adapter", {"lora_name": weights.name, "lora_path": weights.folder})
+            if model is not None and model.startswith(NAME_PREFIX):
                 _told(wire, "/unload_lora_adapter", {"lora_name": model})
-            return name
+            return weights.name
         _told(wire, "/update_weights_from_disk", {"model_path": weights.folder, "flush_cache": True})
         return model
 

@@ -8,14 +8,12 @@ load ends vLLM's engine, so the folder is looked at first. Not here: what comple
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, final
+from typing import Any, ClassVar, final
 
 from envecho.errors import EngineError
 from envecho.rollout.served.completions import ROUTE, completion_body, read_completion
-from envecho.rollout.served.dialect import Answer, Call, Identity, Turn, Weights, dig
+from envecho.rollout.served.dialect import NAME_PREFIX, Answer, Call, Identity, Turn, Weights, dig
 from envecho.rollout.served.wire import ServerRefusedError, Wire
-
-_ADAPTER: Final = "envecho-"
 
 
 @final
@@ -87,9 +85,8 @@ def _tell(wire: Wire, route: str) -> None:
 
 
 def _load_adapter(wire: Wire, weights: Weights, *, model: str | None) -> str:
-    name = f"{_ADAPTER}{weights.version}"
     try:
-        wire.tell("/v1/load_lora_adapter", {"lora_name": name, "lora_path": weights.folder})
+        wire.tell("/v1/load_lora_adapter", {"lora_name": weights.name, "lora_path": weights.folder})
     except ServerRefusedError as error:
         if error.status != 404:
             raise
@@ -97,6 +94,6 @@ def _load_adapter(wire: Wire, weights: Weights, *, model: str | None) -> str:
             f"{wire.url} loads no adapters; start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in"
             " its environment"
         ) from error
-    if model is not None and model.startswith(_ADAPTER):
+    if model is not None and model.startswith(NAME_PREFIX):
         wire.tell("/v1/unload_lora_adapter", {"lora_name": model})
-    return name
+    return weights.name
