@@ -35,9 +35,12 @@ def objective(rule: str, **fields: Any) -> dict[str, Any]:
     return {"world_model_coeff": COEFF, "normalizer": rule, **fields}
 
 
-def mode_case(mode: str, rule: str, micro_batches: int, setting: str = "global_token_mean") -> VerlCase:
+def mode_case(
+    mode: str, rule: str, micro_batches: int, setting: str = "global_token_mean", *, remove_padding: bool = True
+) -> VerlCase:
     return VerlCase(
-        name=f"{mode}-{rule}-{micro_batches}-{setting}",
+        name=f"{mode}-{rule}-{micro_batches}-{setting}{'' if remove_padding else '-padded'}",
+        remove_padding=remove_padding,
         setting=setting,
         loss_agg_mode=mode,
         loss_scale_factor=SCALE if mode.endswith("norm") else None,
@@ -50,6 +53,8 @@ CASES = [
     *[mode_case(mode, "global_token_mean", count) for mode in MODES for count in MICRO_BATCHES],
     *[mode_case(mode, rule, 2) for mode in MODES for rule in RULES if rule != "global_token_mean"],
     mode_case("seq-mean-token-mean", "global_token_mean", 2, "temperature_0.8"),
+    mode_case("seq-mean-token-mean", "global_token_mean", 2, "temperature_0.8", remove_padding=False),
+    mode_case("token-mean", "global_token_mean", 2, remove_padding=False),
 ]
 OBSERVE = VerlCase(
     name="observe",

@@ -34,7 +34,7 @@ def main(model: Path, out: Path) -> None:
             model_type="language_model",
             model_config=configs.HFModelConfig(
                 path=str(model),
-                use_remove_padding=False,
+                use_remove_padding=True,
                 enable_gradient_checkpointing=False,
                 override_config={"attn_implementation": "sdpa"},
             ),
@@ -56,6 +56,7 @@ def main(model: Path, out: Path) -> None:
         temperature=1.0,
         global_batch_size=MINI_BATCH,
         micro_batch_size=1,
+        remove_padding=True,
     )
     tensors.assign_non_tensor(
         batch, mini_batch_size=MINI_BATCH, epochs=EPOCHS, seed=1, dataloader_kwargs={"shuffle": True}

@@ -32,7 +32,8 @@ from envecho.tokens.trainers.verl import row
 class VerlCase:
     """One measurement: a setting of the agreement under one of verl's modes, cut into micro-batches.
 
-    `objective` None: verl's own configuration, and rows without masks. Otherwise it is `actor.fsdp_config.objective`.
+    `remove_padding` is verl's `model.use_remove_padding`. `objective` None: verl's own configuration, and rows without
+    masks. Otherwise it is `actor.fsdp_config.objective`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class VerlCase:
     loss_agg_mode: str
     loss_scale_factor: int | None = None
     micro_batches: int = 1
+    remove_padding: bool = True
     objective: dict[str, Any] | None = None
 
 
@@ -70,7 +72,7 @@ def measure_case(model: Path, case: VerlCase, setting: Setting) -> tuple[dict[st
         rows = [{**one, "extra_fields": {"group_id": one["extra_fields"]["group_id"]}} for one in rows]
     mine = rows[rank * len(rows) // ranks : (rank + 1) * len(rows) // ranks]
     engine_config = fsdp_config(case.objective)
-    engine = make_engine(model, engine_config)
+    engine = make_engine(model, engine_config, remove_padding=case.remove_padding)
     actor = import_module("verl.workers.config").FSDPActorConfig(
         strategy="fsdp2",
         rollout_n=4,
@@ -86,6 +88,7 @@ def measure_case(model: Path, case: VerlCase, setting: Setting) -> tuple[dict[st
         temperature=setting.temperature,
         global_batch_size=len(rows),
         micro_batch_size=len(mine) // case.micro_batches,
+        remove_padding=case.remove_padding,
     )
     if setting.temperature != 1.0:
         _recompute_old_logprobs(engine, batch)
@@ -108,7 +111,7 @@ def fsdp_config(objective: dict[str, Any] | None) -> Any:
     return import_module("envecho.plugins.verl").EchoFSDPEngineConfig(**common, objective=objective)
 
 
-def make_engine(model: Path, engine_config: Any) -> Any:
+def make_engine(model: Path, engine_config: Any, *, remove_padding: bool) -> Any:
     """Return the engine that verl's registry gives for this configuration, with its weights loaded."""
     import_module("envecho.plugins.verl.engine")
     configs = import_module("verl.workers.config")
@@ -117,7 +120,7 @@ def make_engine(model: Path, engine_config: Any) -> Any:
         engine_config.strategy,
         model_config=configs.HFModelConfig(
             path=str(model),
-            use_remove_padding=False,
+            use_remove_padding=remove_padding,
             enable_gradient_checkpointing=False,
             override_config={"attn_implementation": "sdpa"},
         ),
@@ -136,6 +139,7 @@ def mini_batch(
     temperature: float,
     global_batch_size: int,
     micro_batch_size: int,
+    remove_padding: bool,
 ) -> Any:
     """Return verl's mini-batch of export rows, as its trainer hands it to a worker."""
     tensors = import_module("verl.utils.tensordict_utils")
@@ -164,7 +168,7 @@ def mini_batch(
         temperature=temperature,
         global_batch_size=global_batch_size,
         micro_batch_size_per_gpu=micro_batch_size,
-        use_remove_padding=False,
+        use_remove_padding=remove_padding,
         use_dynamic_bsz=False,
         calculate_entropy=False,
     )
