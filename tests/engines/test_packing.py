@@ -11,7 +11,7 @@ import torch
 from batches import SIZES, random_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from envecho.engines.local import LocalEngine
 from envecho.engines.lora import LoraOptions
@@ -58,6 +58,21 @@ def test_a_neighbour_in_the_row_changes_no_bit_of_a_sequence(tiny_llama: Path):
     of_it = (batch.sequence_index == 1).numpy() & batch.env_targets.numpy()
     np.testing.assert_array_equal(outs[0][of_it], outs[1][of_it])
     assert (outs[0] != outs[1])[batch.env_targets.numpy() & ~of_it].any()
+
+
+def test_learnt_positions_start_over_with_each_sequence_of_a_row(tmp_path: Path):
+    """Catches positions that count on from the neighbour: a rotation hides that, a table of positions does not."""
+    torch.manual_seed(2)
+    quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    sizes = {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    GPT2LMHeadModel(GPT2Config(**sizes, **quiet, initializer_range=0.3)).save_pretrained(tmp_path)
+    batch, found = random_batch(LENGTHS), []
+    for packing in (False, True):
+        engine = make(tmp_path, tokens_per_micro_batch=24, packing=packing)
+        engine.forward_backward(batch)
+        found.append(engine.gradients())
+    for name, gradient in found[0].items():
+        np.testing.assert_allclose(found[1][name], gradient, rtol=1e-8, atol=1e-13)
 
 
 def test_a_model_that_cannot_be_packed_exactly_is_refused(tmp_path: Path):
