@@ -13,7 +13,7 @@ import dataclasses
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, cast, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -26,9 +26,7 @@ from transformers import PreTrainedModel
 from envecho.engines.micro_batches import MicroBatch, packed_attention, pad_rows, without_env, without_policy
 from envecho.engines.model import CausalModel, refuse_dropout
 from envecho.errors import EngineError, EnvechoError
-from envecho.losses import BatchLoss, PolicyLossSpec, WeightedBatch, batch_loss
-
-_RATIO_OF_ONE: Final = PolicyLossSpec(ratio_denominator="current")
+from envecho.losses import BatchLoss, WeightedBatch, batch_loss
 
 
 @final
@@ -51,8 +49,7 @@ class LossModule(Module):
         try:
             out, problem = self._loss(hidden, part), None
         except EnvechoError as error:
-            nothing = dataclasses.replace(without_env(without_policy(part)), policy_loss=_RATIO_OF_ONE)
-            out, problem = self._loss(hidden, nothing), error
+            out, problem = self._loss(hidden, without_env(without_policy(part))), error
         return out.loss, out, problem
 
     def _loss(self, hidden: Tensor, part: WeightedBatch) -> BatchLoss:
