@@ -237,9 +237,9 @@ def _grpo(work: Path) -> list[dict[str, Any]]:
                 "max_tokens_per_turn": 4,
                 "episodes_per_batch": 8,
             },
-            "objective": {"world_model_coeff": 1.0, "policy": {"ratio_denominator": "current"}},
-            "optimizer": {"learning_rate": 3e-2, "schedule": "constant", "grad_clip_norm": math.inf},
-            "run": {"steps": 8, "checkpoint_every": 4},
+            "objective": {"world_model_coeff": 0.3, "policy": {"ratio_denominator": "current"}},
+            "optimizer": {"learning_rate": 5e-3, "schedule": "constant", "grad_clip_norm": math.inf},
+            "run": {"steps": 6, "checkpoint_every": 3},
         }
     )
     with skyrl_server(model, work) as address:
