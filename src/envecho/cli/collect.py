@@ -33,6 +33,18 @@ _TROUBLE = {
     help="oracle, explore, replay:FILE, or a model: smollm2-135m, a hub name or a folder.",
 )  # fmt: skip
 @click.option(
+    "--server", metavar="URL", help="A model server that samples the policy's turns; docs/served-policies.md."
+)
+@click.option(
+    "--server-kind", type=click.Choice(["vllm", "sglang", "llama_cpp", "openai", "chat"]), default="vllm",
+    show_default=True, help="Its dialect; chat: text alone, --policy is the served name.",
+)  # fmt: skip
+@click.option("--api-key-env", metavar="NAME", help="The environment variable with the server's key.")
+@click.option(
+    "--max-tokens-per-turn", type=click.IntRange(min=1), default=48, show_default=True,
+    help="Tokens of one turn of a model at most.",
+)  # fmt: skip
+@click.option(
     "--num", "num_episodes", type=click.IntRange(min=1), default=10, show_default=True, help="Episodes to run."
 )
 @click.option("--split", help="Which tasks of the world (its first split without this); docs/cli.md lists ours.")
@@ -82,6 +94,7 @@ def command(out: Path, overwrite: bool, as_json: bool, families: str, **options:
     envecho collect --policy explore --num 100 --out explore.parquet
     envecho collect --policy oracle --num 11 --out oracle.parquet
     envecho collect --policy smollm2-135m --num 8 --out model.parquet
+    envecho collect --policy smollm2-135m --server http://127.0.0.1:8080 --server-kind llama_cpp --out exact.parquet
     envecho collect --world http://127.0.0.1:8000 --policy explore --num 32 --out served.parquet
     envecho collect --world examples/tasks --policy oracle --num 12 --out tasks.parquet
     """

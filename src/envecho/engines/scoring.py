@@ -170,8 +170,9 @@ def score(model: CausalModel, requests: Sequence[ScoreRequest], options: Scoring
         for member, tokens in where:
             stop = start + len(tokens)
             scores[member].logprobs[tokens] = values[start:stop]
-            scores[member].top1[tokens] = marks[start:stop]
-            kept = scores[member].entropies
+            top1, kept = scores[member].top1, scores[member].entropies
+            if top1 is not None:
+                top1[tokens] = marks[start:stop]
             if kept is not None and entropies is not None:
                 kept[tokens] = entropies[start:stop]
             start = stop

@@ -5,33 +5,48 @@ Not here: what is written and counted (`collect`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, cast, get_args
+from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from envecho.errors import ConfigError
 from envecho.recipes.progress import say
 from envecho.recipes.terminal_jobs import explore_jobs, explored_box
 from envecho.rollout import EpisodeJob, ToolProtocol, WorldLimits, collect
 from envecho.rollout.replay import replay_jobs
-from envecho.seam import TaskSuite
+from envecho.seam import Sampler, TaskSuite
 from envecho.trajectory import Trajectory
 from envecho.worlds.options import HostOptions
 from envecho.worlds.sandbox import SandboxName
 from envecho.worlds.suites import open_suite
 from envecho.worlds.tasks.suite import HarborTaskSuite
 
+if TYPE_CHECKING:
+    from envecho.rollout.served import WireOptions
+
 REPLAY: Final = "replay:"
 
+_SCRIPTED: Final = ("oracle", "explore")
 _EPISODES_PER_BATCH: Final = 16
+_UNSTATED_CONTEXT: Final = 2**31
 _SEEDS_OF_A_LAP: Final = 1_000_003
 """How far apart the seeds of two episodes of one task are, so that they are none of another `--seed`."""
 
 
+Server = Literal["vllm", "sglang", "llama_cpp", "openai", "chat"]
+"""The dialects of `envecho.rollout.served`, and `chat`, which is text alone."""
+
+
 class CollectConfig(BaseModel):
     """What to collect; `policy` is `oracle`, `explore`, `replay:FILE`, or the name or folder of a model.
+
+    `server` samples the model's turns instead of this machine, in the dialect `server_kind`: the model then gives the
+    tokenizer alone. Under `chat` turns are text, and `policy` is the served name. `api_key_env` names the
+    environment variable with the server's key.
 
     `world` is what `envecho.worlds.suites.open_suite` takes, with its options; `num_episodes` tasks of `split` (None:
     the world's first) from `first_task` on get one episode each; after `num_tasks` of them (None: all that there are)
@@ -45,6 +60,9 @@ class CollectConfig(BaseModel):
     world: str = "terminal"
     sandbox: str = "bubblewrap"
     policy: str
+    server: str | None = None
+    server_kind: Server = "vllm"
+    api_key_env: str | None = None
     num_episodes: int = Field(ge=1)
     first_task: int = Field(default=0, ge=0)
     num_tasks: int | None = Field(default=None, ge=1)
@@ -63,6 +81,12 @@ class CollectConfig(BaseModel):
     tool_protocol: ToolProtocol = "text"
     command_seconds: float | None = Field(default=None, gt=0)
     episode_seconds: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _a_server_samples_a_model(self) -> CollectConfig:
+        if self.server is not None and (self.policy in _SCRIPTED or self.policy.startswith(REPLAY)):
+            raise ConfigError(f"--server samples the turns of a model, and --policy is {self.policy}")
+        return self
 
     @property
     def limits(self) -> WorldLimits:
@@ -97,7 +121,9 @@ def episodes(config: CollectConfig) -> Iterator[Trajectory]:
     config = config.model_copy(update={"split": config.split or suite.splits[0]})
     assert config.split is not None
     suite.task_id(config.split, config.first_task)  # an unknown split ends here, before anything slow
-    if config.policy not in ("oracle", "explore"):
+    if config.server is not None and config.server_kind == "chat":
+        yield from _chat_episodes(config, suite)
+    elif config.policy not in _SCRIPTED:
         yield from _model_episodes(config, suite)
     elif config.world == "terminal" and config.policy == "explore" and config.sandbox in get_args(SandboxName):
         # The explorer asks of a box alone, without a task: its episodes are not graded.
@@ -169,8 +195,57 @@ def _scripted_job(suite: TaskSuite, config: CollectConfig, place: int) -> Episod
     )
 
 
+@contextmanager
+def _sampler(config: CollectConfig, folder: Path) -> Generator[tuple[Sampler, int]]:
+    """Open what samples the model, with the most tokens of its context: a server, or an engine on this machine."""
+    from envecho.engines.distributed import open_local
+    from envecho.rollout.served import ServedSampler
+
+    if config.server is None:
+        engine = open_local(folder, trains=False, seed=config.seed)
+        yield engine, engine.capabilities.max_context_tokens
+        return
+    assert config.server_kind != "chat"
+    with ServedSampler(config.server, kind=config.server_kind, options=_wire_options(config)) as sampler:
+        yield sampler, sampler.facts.max_context_tokens or _UNSTATED_CONTEXT
+
+
+def _wire_options(config: CollectConfig) -> WireOptions:
+    from envecho.rollout.served import WireOptions
+
+    name = config.api_key_env
+    if name is not None and name not in os.environ:
+        raise ConfigError(f"--api-key-env names {name}, which is not set")
+    return WireOptions(api_key=None if name is None else os.environ[name])
+
+
+def _chat_episodes(config: CollectConfig, suite: TaskSuite) -> Iterator[Trajectory]:
+    """Episodes in text, of a server that returns no ids."""
+    from envecho.rollout.served import ChatParams, ChatPolicy, Wire
+
+    assert config.split is not None
+    assert config.server is not None
+    split = config.split
+    params = ChatParams(
+        model=config.policy, temperature=config.temperature, max_tokens=config.max_tokens_per_turn, seed=config.seed
+    )
+    with Wire(config.server, _wire_options(config)) as wire:
+        jobs = [
+            EpisodeJob(
+                id=f"chat-{config.seed}/{place:05d}/{suite.task_id(split, number)}",
+                task_id=suite.task_id(split, number),
+                seed=number,
+                make_world=lambda number=number: suite.make_world(split, number),
+                make_policy=lambda key=(lap, number): ChatPolicy(wire, params, key=key),
+                metadata={"world": suite.name, "policy": config.policy, "split": split, "task": number},
+            )
+            for place in range(config.num_episodes)
+            for number, lap in (_place(suite, config, place),)
+        ]
+        yield from run_jobs(jobs, config)
+
+
 def _model_episodes(config: CollectConfig, suite: TaskSuite) -> Iterator[Trajectory]:
-    from envecho.engines.local import LocalEngine
     from envecho.engines.pretrained import resolve_model
     from envecho.rollout import RolloutJob, RolloutParams, rollout
     from envecho.tokens import ChatTokenizer
@@ -178,31 +253,31 @@ def _model_episodes(config: CollectConfig, suite: TaskSuite) -> Iterator[Traject
     assert config.split is not None
     split = config.split
     folder = resolve_model(config.policy)
-    engine = LocalEngine(folder, trains=False, seed=config.seed)
     tokenizer = ChatTokenizer.from_pretrained(str(folder))
-    params = RolloutParams(
-        max_turns=config.max_turns,
-        max_tokens_per_turn=config.max_tokens_per_turn,
-        max_context_tokens=engine.capabilities.max_context_tokens,
-        temperature=config.temperature,
-        episodes_per_batch=_EPISODES_PER_BATCH,
-        command_seconds=config.command_seconds,
-        num_workers=config.num_workers,
-        seed=config.seed,
-        tool_protocol=config.tool_protocol,
-        limits=config.limits,
-    )
     places = [(place, *_place(suite, config, place)) for place in range(config.num_episodes)]
-    for start in range(0, len(places), _EPISODES_PER_BATCH):
-        jobs = [
-            RolloutJob(
-                id=f"model-{config.seed}/{place:05d}/{suite.task_id(split, number)}",
-                task_id=suite.task_id(split, number),
-                make_world=lambda number=number: suite.make_world(split, number),
-                key=(lap, number),
-                world_seed=number,
-                metadata={"world": suite.name, "policy": config.policy, "split": split, "task": number},
-            )
-            for place, number, lap in places[start : start + _EPISODES_PER_BATCH]
-        ]
-        yield from rollout(jobs, engine, tokenizer, params)
+    with _sampler(config, folder) as (sampler, longest):
+        params = RolloutParams(
+            max_turns=config.max_turns,
+            max_tokens_per_turn=config.max_tokens_per_turn,
+            max_context_tokens=longest,
+            temperature=config.temperature,
+            episodes_per_batch=_EPISODES_PER_BATCH,
+            command_seconds=config.command_seconds,
+            num_workers=config.num_workers,
+            seed=config.seed,
+            tool_protocol=config.tool_protocol,
+            limits=config.limits,
+        )
+        for start in range(0, len(places), _EPISODES_PER_BATCH):
+            jobs = [
+                RolloutJob(
+                    id=f"model-{config.seed}/{place:05d}/{suite.task_id(split, number)}",
+                    task_id=suite.task_id(split, number),
+                    make_world=lambda number=number: suite.make_world(split, number),
+                    key=(lap, number),
+                    world_seed=number,
+                    metadata={"world": suite.name, "policy": config.policy, "split": split, "task": number},
+                )
+                for place, number, lap in places[start : start + _EPISODES_PER_BATCH]
+            ]
+            yield from rollout(jobs, sampler, tokenizer, params)
