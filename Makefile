@@ -13,7 +13,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: demo test check smoke clean help sandbox test-verl test-skyrl test-serving test-install
+.PHONY: demo test check smoke clean help sandbox test-verl test-skyrl test-tinker test-serving test-install
 
 demo: sandbox $(INSTALLED) ## train a real model on what a real shell answers -> runs/demo/report.html (again: DEMO_ARGS=--overwrite)
 	$(BIN)/envecho demo --out $(DEMO_OUT) $(DEMO_ARGS)
@@ -39,6 +39,9 @@ test-verl: .venv-verl/.installed ## the verl plug-in with verl's own functions, 
 test-skyrl: .venv-skyrl/.installed ## the SkyRL plug-in with SkyRL's own trainer and worker, in .venv-skyrl
 	OMP_NUM_THREADS=1 .venv-skyrl/bin/python -m pytest tests/skyrl
 
+test-tinker: $(INSTALLED) .venv-tinker/.installed ## the Tinker engine on a real SkyRL server (Python 3.12, 7 GB) -> results/tinker/
+	ENVECHO_SKYRL=.venv-tinker ENVECHO_TINKER_RESULTS=results/tinker $(BIN)/pytest tests/tinker
+
 test-serving: $(INSTALLED) .venv-serving/.installed ## policies behind a real vLLM and a real llama.cpp on this CPU -> results/serving/
 	ENVECHO_SERVING_PYTHON=.venv-serving/bin/python $(BIN)/pytest tests/serving_real
 
@@ -60,6 +63,11 @@ test-install: ## EXTRA=trl: that extra in a fresh environment, and the committed
 .venv-skyrl/.installed: tests/skyrl/make_environment.sh pyproject.toml
 	rm -rf .venv-skyrl
 	PYTHON=$(PYTHON) TORCH="$$(grep '^torch==' constraints.txt)" sh tests/skyrl/make_environment.sh .venv-skyrl 0.4.0
+	@touch $@
+
+.venv-tinker/.installed: tests/tinker/requirements.txt
+	python3.12 -m venv .venv-tinker
+	.venv-tinker/bin/pip install -q -r tests/tinker/requirements.txt
 	@touch $@
 
 .venv-serving/.installed: tests/serving_real/requirements.txt

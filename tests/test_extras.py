@@ -22,9 +22,10 @@ def declared() -> list[str]:
 def test_every_extra_is_read_as_it_is_declared(extra: str):
     """Catches an extra whose packages are also asked for without it, or that the metadata does not have."""
     lines = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"][extra]
-    found = {str(r.specifier) and f"{r.name}{r.specifier}" for r in extras.extra_requirements(extra)}
-    expected = {f"{r.name}{r.specifier}" for r in map(extras.Requirement, lines)}
+    found = {(r.name.lower(), r.specifier) for r in extras.extra_requirements(extra)}
+    expected = {(r.name.lower(), r.specifier) for r in map(extras.Requirement, lines)}
     assert found == expected
+    assert all(specifier for _, specifier in found), "a package without a bound is no tested range"
 
 
 @pytest.mark.parametrize(

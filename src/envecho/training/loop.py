@@ -101,7 +101,7 @@ def train(
     if engine is None:
         engine = open_run_engine(config, folder, out)
     tokenizer = ChatTokenizer.from_pretrained(folder)
-    refuse_unable(engine.capabilities, config.objective)
+    refuse_unable(engine.capabilities, config)
     data = _load(config, tokenizer, engine)
     open_run_folder(out, config, overwrite=overwrite)
     parts = _Parts(config, out, engine=engine, tokenizer=tokenizer, data=data)
