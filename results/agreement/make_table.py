@@ -17,7 +17,7 @@ from envecho.recipes.agreement.run import SUBJECTS, rows_of, summary
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "agreement.md"
-_BLOCK = re.compile(r"(<!-- agreement -->\n).*?(\n<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- agreement -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def rows() -> list[Agreement]:
@@ -40,8 +40,9 @@ def block(found: list[Agreement]) -> str:
 
 def page(text: str, found: list[Agreement]) -> str:
     """Return the page with its table made anew."""
-    made = block(found)
-    return _BLOCK.sub(lambda match: match[1] + made + match[2], text)
+    made, count = _BLOCK.subn(lambda match: f"{match[1]}{block(found)}\n{match[2]}", text)
+    assert count == 1, "the page has no place for the table"
+    return made
 
 
 if __name__ == "__main__":

@@ -31,7 +31,12 @@ def test_the_page_shows_the_committed_figures(maker: ModuleType):
 
 
 def test_no_committed_gradient_is_further_off_than_the_bound(maker: ModuleType):
-    """Catches a committed row beyond 1e-5 that nothing explains."""
+    """Catches a committed row beyond 1e-5, and a subject that was left out."""
     rows = maker.rows()
-    assert rows
     assert failures(rows) == []
+    cuts = {(row.subject, row.processes, row.accumulation) for row in rows if row.gradient_difference is not None}
+    assert {("local", 1, 1), ("local_distributed", 2, 1), ("local_distributed", 4, 1)} <= cuts
+    assert {("trl", processes, parts) for processes in (1, 2) for parts in (1, 4)} <= cuts
+    assert {("verl", processes, parts) for processes in (1, 2) for parts in (1, 4)} <= cuts
+    assert ("skyrl", 1, 4) in cuts
+    assert "tinker" in {row.subject for row in rows}

@@ -88,7 +88,7 @@ def bench_agreement(subjects: tuple[str, ...], names: tuple[str, ...], out: Path
     """Measure how far an engine's or a plug-in's gradient is from the float64 reference, on one committed batch.
 
     Subjects: local, local_distributed, trl, verl, skyrl, tinker; each needs its packages in this environment. The exit
-    status is 1 where a gradient differs by more than 1e-5 and nothing explains it.
+    status is 1 where a gradient differs by more than 1e-5.
     """
     from envecho.recipes.agreement import run
 

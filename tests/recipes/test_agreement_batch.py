@@ -97,7 +97,10 @@ def test_a_difference_is_seen_and_reported(model: Path):
     assert row.loss_difference == pytest.approx(1.0)
     assert row.lambda_difference == pytest.approx(1.0)
     assert failures([row]) == [row]
-    assert failures([dataclasses.replace(row, note="explained")]) == []
+    assert failures(
+        [dataclasses.replace(row, note="explained"), dataclasses.replace(row, gradient_difference=1e-6)]
+    ) == [dataclasses.replace(row, note="explained")]
+    assert len(failures([dataclasses.replace(row, gradient_difference=float("nan"))])) == 1
     assert "| local | 1 | 1 | global_token_mean |" in table([row])
     assert "| `local` | 1 | 1 | 1 | 1e+00 |  | 1e+00 | 1e-3 |" in summary([row])
 
