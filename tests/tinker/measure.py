@@ -6,7 +6,9 @@
     lora          the gradient of A and B away from B = 0, against the reference on the merged model (the server fuses
                   q, k and v, and gate and up, with one A each)
     resume        whether a step after loading the state gives the same bits
-    grpo          GRPO with ECHO by the training loop, in the depot: the rows of metrics.jsonl
+    stored        verifier-free by the training loop, over an explorer's episodes in the depot; `stored_local` is the
+                  same run by the local engine with LoRA of the same rank (and another random A)
+    grpo          GRPO with ECHO by the training loop, in the depot
 
 Not here: the engine (`envecho.engines.tinker`), and the conformance kit (`conformance`).
 """
@@ -28,6 +30,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from envecho.engines.check import check_engine
+from envecho.engines.local import LocalEngine
+from envecho.engines.lora import LoraOptions
 from envecho.engines.tinker.engine import TinkerEngine
 from envecho.engines.tinker.probe import measure_server
 from envecho.engines.tinker.sdk import SdkService
@@ -38,6 +42,8 @@ from envecho.recipes.agreement.compare import compare
 from envecho.recipes.agreement.reference import reference
 from envecho.recipes.agreement.subjects import tinker as subject
 from envecho.recipes.agreement.subjects.tinker_server import skyrl_environment, skyrl_server
+from envecho.recipes.collect import collect_to_file
+from envecho.recipes.collect_episodes import CollectConfig
 from envecho.recipes.depot_start import make_depot_start
 from envecho.seam import AdamParams, ScoreRequest
 from envecho.training.config import RunConfig
@@ -76,8 +82,8 @@ def measure_all(work: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
         say(f"lora {found['lora']}")
         found["resume"] = _resume(engine(), work / "resume")
         say(f"resume {found['resume']}")
-    found["grpo"] = _grpo(work / "grpo")
-    say(f"grpo {found['grpo']}")
+    found |= _training(work / "training")
+    say(f"training {found['stored']} {found['grpo']}")
     return found
 
 
@@ -219,36 +225,50 @@ def _resume(engine: TinkerEngine, folder: Path) -> dict[str, bool]:
     return {"same_bits": bool((step() == first).all()), "something_changed": bool((step() != first).any())}
 
 
-def _grpo(work: Path) -> list[dict[str, Any]]:
+def _training(work: Path) -> dict[str, list[dict[str, Any]]]:
+    """Runs of the training loop on the server: over episodes that exist, verifier-free, and over its own rollouts."""
     work.mkdir()
     model = work / "depot"
     model.mkdir()
     torch.manual_seed(0)
     make_depot_start(model, num_plans=1, steps_per_plan=80, num_even_steps=4, hidden_size=32, learning_rate=5e-3)
-    config = RunConfig.from_document(
-        {
-            "model": {"name": str(model)},
-            "rollout": {
-                "world": "depot",
-                "num_tasks": 4,
-                "tasks_per_step": 2,
-                "rollouts_per_task": 4,
-                "max_turns": 2,
-                "max_tokens_per_turn": 4,
-                "episodes_per_batch": 8,
-            },
-            "objective": {"world_model_coeff": 0.3, "policy": {"ratio_denominator": "current"}},
-            "optimizer": {"learning_rate": 5e-3, "schedule": "constant", "grad_clip_norm": math.inf},
-            "run": {"steps": 6, "checkpoint_every": 3},
-        }
+    pool = work / "pool.parquet"
+    collect_to_file(CollectConfig(world="depot", policy="explore", num_episodes=32, seed=0), pool)
+    stored = _run(
+        model,
+        data={"train": [str(pool)]},
+        objective={"use_rl": False, "world_model_coeff": 1.0, "normalizer": "global_token_mean"},
+        optimizer={"learning_rate": 3e-3, "schedule": "constant", "grad_clip_norm": math.inf},
+        run={"steps": 12, "trajectories_per_step": 8, "checkpoint_every": 0},
     )
+    rollout = {"world": "depot", "num_tasks": 4, "tasks_per_step": 2, "rollouts_per_task": 4, "max_turns": 2}
+    grpo = _run(
+        model,
+        rollout=rollout | {"max_tokens_per_turn": 4, "episodes_per_batch": 8},
+        objective={"world_model_coeff": 0.3, "policy": {"ratio_denominator": "current"}},
+        optimizer={"learning_rate": 5e-3, "schedule": "constant", "grad_clip_norm": math.inf},
+        run={"steps": 6, "checkpoint_every": 3},
+    )
+    local = LocalEngine(model, device="cpu", compute_dtype="float32", lora=LoraOptions(rank=8), seed=1)
+    train(stored, work / "local", engine=local)
+    found = {"stored_local": _rows(work / "local")}
     with skyrl_server(model, work) as address:
         service = SdkService(str(model), server=address, api_key=None)
-        engine = TinkerEngine(service, facts=measure_server(service), rank=8, seed=1, max_context_tokens=256)
-        started = time.monotonic()
-        train(config, work / "run", engine=engine)
-        seconds = time.monotonic() - started
+        facts = measure_server(service)
+        for name, config in (("stored", stored), ("grpo", grpo)):
+            engine = TinkerEngine(service, facts=facts, rank=8, seed=1, max_context_tokens=256)
+            started = time.monotonic()
+            train(config, work / name, engine=engine)
+            found[name] = [*_rows(work / name), {"wall_seconds": round(time.monotonic() - started, 1)}]
+    return found
+
+
+def _run(model: Path, **tables: Any) -> RunConfig:
+    return RunConfig.from_document({"model": {"name": str(model)}, **tables})
+
+
+def _rows(out: Path) -> list[dict[str, Any]]:
+    """The training rows of a run, by the names that the page shows."""
     names = ("step", "loss", "env_ce", "reward_mean", "grad_norm", "effective_lambda", "num_env_tokens")
-    rows = [json.loads(line) for line in (work / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    steps = [{name: row[name] for name in names if name in row} for row in rows if row.get("kind") == "train"]
-    return [*steps, {"wall_seconds": round(seconds, 1)}]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{name: row[name] for name in names if name in row} for row in rows if row.get("kind") == "train"]

@@ -68,6 +68,15 @@ def test_a_run_goes_on_from_its_state(found):
     assert found["resume"] == {"same_bits": True, "something_changed": True}
 
 
+def test_a_verifier_free_run_learns_what_a_run_of_the_local_engine_learns(found):
+    """Catches steps that go astray over the wire: the environment CE must fall, and as it falls here."""
+    remote = [row["env_ce"] for row in found["stored"] if "env_ce" in row]
+    local = [row["env_ce"] for row in found["stored_local"]]
+    assert remote[0] == pytest.approx(local[0], abs=1e-4)
+    assert sum(remote[-4:]) / 4 < remote[0] - 0.05
+    assert sum(remote[-4:]) / 4 == pytest.approx(sum(local[-4:]) / 4, abs=0.02)
+
+
 def test_the_training_loop_runs_grpo_with_echo(found):
     """Catches a loop that needs what the server does not tell, or steps without a gradient."""
     rows = [row for row in found["grpo"] if "env_ce" in row]
