@@ -32,7 +32,7 @@ smoke: sandbox $(INSTALLED) ## two short steps of hybrid training in both arms (
 	$(BIN)/envecho train configs/smoke-echo.toml --out runs/smoke-grpo --overwrite --set objective.world_model_coeff=0
 	$(BIN)/python tests/training/check_smoke.py runs/smoke-echo runs/smoke-grpo
 
-# What cannot live in one environment with the rest is tested in one of its own; CI runs the first, the others ask for minutes or gigabytes.
+# What cannot live in one environment with the rest is tested in one of its own. CI runs none of these: they ask for minutes, or gigabytes.
 test-verl: .venv-verl/.installed ## the verl plug-in with verl's own functions, in .venv-verl
 	.venv-verl/bin/pytest -W ignore tests/verl
 
