@@ -1,6 +1,6 @@
 """Kill a training run with SIGKILL ten times at random, resume it each time, and compare it with one left alone.
 
-    python tests/training/kill_at_random.py FOLDER [SEED]
+    python tests/training/kill_at_random.py FOLDER [MODEL]        MODEL: keys of the table [model], as JSON
 
 Each life of the run is a forked child, so that the libraries are loaded once. Prints one JSON object: how many kills
 hit a living run, the steps that they left, and whether weights, optimiser and metrics are the same, bit for bit.
@@ -26,6 +26,7 @@ NUM_KILLS = 10
 MAX_EVENTS = 4
 """A life reports its start, steps, looks and checkpoints, and dies after at most this many: ten lives cannot finish."""
 
+MODEL: dict[str, object] = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
 RUN = {"steps": 24, "checkpoint_every": 1, "validate_every": 4}
 
 
@@ -37,7 +38,12 @@ def live(folder: Path, out: Path, *, resume: bool) -> tuple[int, int]:
         status = 1
         try:
             os.close(reading)
-            train(tiny_config(folder, run=RUN), out, resume=resume, on_event=lambda event: os.write(writing, b"."))
+            train(
+                tiny_config(folder, model=MODEL, run=RUN),
+                out,
+                resume=resume,
+                on_event=lambda event: os.write(writing, b"."),
+            )
             status = 0
         finally:
             os._exit(status)
@@ -77,7 +83,8 @@ def last_step(out: Path) -> int:
 def digest(out: Path) -> dict[str, str]:
     """What a finished run left, without its times: a hash of each file of the last checkpoint, and the metrics."""
     last = out / "checkpoints" / f"step-{RUN['steps']:06d}"
-    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(last.iterdir())}
+    files = [path for path in sorted(last.rglob("*")) if path.is_file()]
+    found = {str(path.relative_to(last)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     state = json.loads((last / "training_state.json").read_text())
     found["training_state.json"] = json.dumps({k: v for k, v in state.items() if k != "wall_seconds"})
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -87,13 +94,13 @@ def digest(out: Path) -> dict[str, str]:
     return found
 
 
-def main(folder: Path, seed: int) -> dict[str, object]:
+def main(folder: Path) -> dict[str, object]:
     """Run both and compare."""
     # A thread pool does not survive a fork; with one thread there is none.
     torch.set_num_threads(1)
     tiny_config(folder)
     seconds_per_event = run_to_the_end(folder, folder / "alone", resume=False)
-    draw, killed = random.Random(seed), folder / "killed"
+    draw, killed = random.Random(0), folder / "killed"
     kills, steps = 0, []
     for _ in range(NUM_KILLS):
         kills += kill_at_random(folder, killed, draw, seconds_per_event)
@@ -103,4 +110,4 @@ def main(folder: Path, seed: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)))
+    print(json.dumps(main(Path(sys.argv[1]))))
