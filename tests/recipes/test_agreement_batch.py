@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from envecho import extras
 from envecho.cli.bench import command
 from envecho.engines.micro_batches import split_batch
 from envecho.errors import ConfigError, DataError
@@ -112,6 +113,13 @@ def test_a_gradient_of_unknown_parameters_is_refused(model: Path):
     found = Measured(loss=None, env_ce=None, effective_lambda=None, gradient={"module.x": np.zeros(1)})
     with pytest.raises(DataError, match=r"module\.x"):
         compare("local", setting, expected, found, {})
+
+
+def test_a_subject_outside_its_tested_range_is_refused_at_once(monkeypatch: pytest.MonkeyPatch):
+    """Catches a comparison that starts processes and drowns the reason in their tracebacks."""
+    monkeypatch.setattr(extras, "version", lambda name: "1.15.0")
+    with pytest.raises(ConfigError, match=r"trl is 1\.15\.0, expected"):
+        measure_agreement(["trl"])
 
 
 def test_the_command_measures_and_names_what_it_does_not_know():

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from envecho.errors import ConfigError, DataError, did_you_mean
+from envecho.extras import require_extra
 from envecho.recipes.agreement.case import Setting, settings, write_model
 from envecho.recipes.agreement.compare import Agreement, compare
 from envecho.recipes.agreement.reference import Reference, reference
 
 SUBJECTS: Final = ("local", "local_distributed", "trl", "verl", "skyrl", "tinker")
+_WITH_EXTRA: Final = {"trl", "verl", "skyrl", "tinker"}
 TOLERANCE: Final = 1e-5
 """Largest relative difference of a gradient in float32 to the float64 reference."""
 
@@ -35,6 +37,8 @@ def measure_agreement(subjects: Sequence[str], names: Sequence[str] = ()) -> dic
         if subject not in SUBJECTS:
             known = ", ".join(SUBJECTS)
             raise ConfigError(f"no subject {subject!r}; known: {known}.{did_you_mean(subject, SUBJECTS)}")
+        if subject in _WITH_EXTRA:
+            require_extra(subject)
     chosen = _settings(names)
     rows: list[Agreement] = []
     with tempfile.TemporaryDirectory() as folder:
