@@ -68,7 +68,7 @@ def _sections(text: str) -> dict[str, str]:
     parts = re.split(r"^## Rows of kind `(\w+)`.*$", text, flags=re.MULTILINE)
     sections: dict[str, str] = {}
     for kind, part in zip(parts[1::2], parts[2::2], strict=True):
-        sections.setdefault(kind, part)
+        sections.setdefault(kind, part.split("\n## ")[0])
     return sections
 
 
