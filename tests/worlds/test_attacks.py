@@ -95,7 +95,11 @@ def test_the_suite_sees_what_stays_behind_and_what_is_rewarded():
     with Canaries() as canaries, TerminalSession(SimpleNamespace(seed=1, files={})) as session:
         before = measure()
         assert list(canaries.harms(before, "")) == []
-        session.run("bash -c 'exec -a mark-of-a-test sleep 60' &")
+        # The session answers at once; on a busy machine the process is not there yet.
+        seen = "grep -qsa '[m]ark-of-a-test' /proc/[0-9]*/cmdline"
+        session.run(
+            f"bash -c 'exec -a mark-of-a-test sleep 60' & for k in {{1..80}}; do {seen} && break; sleep 0.05; done"
+        )
         assert "left processes behind" in list(canaries.harms(before, "mark-of-a-test", settle_seconds=0.2))
         answer = Message(role="user", segments=(Segment(source=Source.STDOUT, text=f"{canaries._secrets['diary']}\n"),))
         record = Trajectory(id="x", task_id="y", messages=(answer,), reward=1.0, stop_reason=StopReason.COMPLETED)
