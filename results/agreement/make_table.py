@@ -1,4 +1,4 @@
-"""Write the table of docs/agreement.md from the files beside this one.
+"""Write the table of docs/agreement.md, and the README's sentence, from the files beside this one.
 
     envecho bench agreement --subject NAME --out results/agreement/NAME.json      where its packages are installed
     python results/agreement/make_table.py
@@ -17,6 +17,7 @@ from envecho.recipes.agreement.run import SUBJECTS, rows_of, summary
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "agreement.md"
+README = HERE.parents[1] / "README.md"
 _BLOCK = re.compile(r"(<!-- agreement -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -38,12 +39,23 @@ def block(found: list[Agreement]) -> str:
     return "\n".join([*lines, "", "What is said of single rows:", "", *notes]) if notes else "\n".join(lines)
 
 
-def page(text: str, found: list[Agreement]) -> str:
-    """Return the page with its table made anew."""
-    made, count = _BLOCK.subn(lambda match: f"{match[1]}{block(found)}\n{match[2]}", text)
+def sentence(found: list[Agreement]) -> str:
+    """Return what the README says: the largest difference of a gradient by subject, over all cuts and settings."""
+    worst: dict[str, float] = {}
+    for row in found:
+        if row.gradient_difference is not None:
+            worst[row.subject] = max(worst.get(row.subject, 0.0), row.gradient_difference)
+    told = ", ".join(f"`{subject}` {value:.1e}" for subject, value in worst.items())
+    return f"Largest relative difference of a gradient, float32, over all settings and cuts: {told}."
+
+
+def page(text: str, made: str) -> str:
+    """Return the page with its block made anew."""
+    made, count = _BLOCK.subn(lambda match: f"{match[1]}{made}\n{match[2]}", text)
     assert count == 1, "the page has no place for the table"
     return made
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(), rows()))
+    PAGE.write_text(page(PAGE.read_text(), block(rows())))
+    README.write_text(page(README.read_text(), sentence(rows())))

@@ -24,10 +24,11 @@ def maker() -> ModuleType:
     return module
 
 
-def test_the_page_shows_the_committed_figures(maker: ModuleType):
+def test_the_pages_show_the_committed_figures(maker: ModuleType):
     """Catches a table that was edited by hand, or figures that were renewed without it."""
-    text = PAGE.read_text()
-    assert maker.page(text, maker.rows()) == text
+    for path, made in ((PAGE, maker.block(maker.rows())), (ROOT / "README.md", maker.sentence(maker.rows()))):
+        text = path.read_text()
+        assert maker.page(text, made) == text
 
 
 def test_no_committed_gradient_is_further_off_than_the_bound(maker: ModuleType):
