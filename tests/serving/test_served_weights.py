@@ -227,3 +227,26 @@ def test_a_run_that_samples_on_a_server_gives_the_weights_of_the_run_in_process(
         for key in ("env_ce", "policy_loss", "grad_norm", "num_env_tokens", "ratio_mean", "sampler_kl"):
             assert one[key] == other[key], key
         assert other["ratio_mean"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_table_sampler_of_a_configuration_is_all_that_it_takes(tmp_path: Path) -> None:
+    """Catches a TOML run that samples in process, or pushes elsewhere, or logs nothing of the server."""
+    from tiny_policy import policy_config
+
+    from envecho.training.loop import train
+
+    folder, out = tmp_path / "policy", tmp_path / "out"
+    policy_config(folder)  # writes the model
+    with LoopbackServer(folder / "model", "vllm") as server:
+        config = policy_config(
+            folder,
+            sampler={"url": server.url, "kind": "vllm", "most_mismatch": 1e-4},
+            run={"steps": 2, "checkpoint_every": 2},
+        )
+        train(config, out)
+        drawn = [path for path, _ in server.calls if path == "/v1/completions"]
+    assert len(drawn) > 100  # the probe, the checks, and the turns
+    rows = train_rows(out)
+    assert [row["push_mismatch"] < 1e-4 and row["seconds_push"] > 0 for row in rows] == [True, True]
+    assert len(list((out / "pushed").iterdir())) == 1
+    assert json.loads(json.dumps(config.model_dump(mode="json")))["sampler"]["url"] == server.url

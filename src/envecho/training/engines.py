@@ -10,6 +10,8 @@ Not here: the engines (`envecho.engines`, `envecho.rollout.served`), and what th
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from envecho.engines.distributed import open_local
@@ -21,8 +23,9 @@ from envecho.seam import Engine
 from envecho.training.config import LoraConfig, ModelConfig, RunConfig, SamplerConfig
 
 
-def open_run_engine(config: RunConfig, folder: Path, out: Path) -> Engine:
-    """Return the engine of a run: that of `[model]`, sampling as `[sampler]` says.
+@contextmanager
+def open_run_engine(config: RunConfig, folder: Path, out: Path) -> Generator[Engine]:
+    """Open the engine of a run: that of `[model]`, sampling as `[sampler]` says; its connections end with the block.
 
     Args:
         folder: the model's files.
@@ -33,7 +36,13 @@ def open_run_engine(config: RunConfig, folder: Path, out: Path) -> Engine:
         EngineError: the model cannot be loaded, or a server does not answer as training needs.
     """
     engine = open_engine(config.model, folder, seed=config.run.seed)
-    return engine if config.sampler is None else _served(config.sampler, engine, out)
+    if config.sampler is None:
+        yield engine
+        return
+    settings = config.sampler
+    shared = settings.folder or out / "pushed"
+    with _sampler(settings, shared) as sampler:
+        yield ServedEngine(engine, sampler, folder=shared, most_mismatch=settings.most_mismatch, pushes=settings.pushes)
 
 
 def open_engine(model: ModelConfig, folder: Path, *, seed: int) -> Engine:
@@ -68,19 +77,16 @@ def _lora(table: LoraConfig | None) -> LoraOptions | None:
     return None if table is None else LoraOptions(rank=table.rank, alpha=table.alpha, targets=table.targets)
 
 
-def _served(settings: SamplerConfig, engine: Engine, out: Path) -> ServedEngine:
+def _sampler(settings: SamplerConfig, shared: Path) -> ServedSampler:
     key = None
     if settings.api_key_env is not None:
         key = os.environ.get(settings.api_key_env)
         if key is None:
             raise ConfigError(f"[sampler] api_key_env names {settings.api_key_env}, which is not set")
-    folder = settings.folder or out / "pushed"
-    folder.mkdir(parents=True, exist_ok=True)
-    sampler = ServedSampler(
+    return ServedSampler(
         settings.url,
         kind=settings.kind,
         model=settings.model,
         options=WireOptions(seconds=settings.request_seconds, max_concurrent=settings.max_concurrent, api_key=key),
-        folder=SharedFolder(here=folder, there=settings.server_folder),
+        folder=SharedFolder(here=shared, there=settings.server_folder),
     )
-    return ServedEngine(engine, sampler, folder=folder, most_mismatch=settings.most_mismatch, pushes=settings.pushes)

@@ -14,6 +14,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -87,7 +88,7 @@ def train(
     Args:
         resume: continue the run in `out`, bit for bit, from its last checkpoint (from the start if it has none).
         overwrite: remove the run in `out` first; its trajectories stay.
-        engine: a ready engine with the weights of `config.model.name`; None makes a `LocalEngine` from `[model]`.
+        engine: a ready engine with the weights of `config.model.name`; None opens the one of `[model]`.
         on_event: called in this thread with each metrics row; `training.progress.show_progress` gives a bar.
 
     Raises:
@@ -98,20 +99,21 @@ def train(
     """
     require_usable(out, config, resume=resume, overwrite=overwrite)
     folder = resolve_model(config.model.name)
-    if engine is None:
-        engine = open_run_engine(config, folder, out)
-    tokenizer = ChatTokenizer.from_pretrained(folder)
-    refuse_unable(engine.capabilities, config)
-    data = _load(config, tokenizer, engine)
-    open_run_folder(out, config, overwrite=overwrite)
-    parts = _Parts(config, out, engine=engine, tokenizer=tokenizer, data=data)
-    if objective_needs_reference(config.objective):
-        parts.reference = open_reference(config.model, folder, seed=config.run.seed)
-    run = _Run(config, out, parts=parts, on_event=on_event)
-    run.start()
-    while run.state.step < config.run.steps:
-        run.advance()
-    return run.finish()
+    with ExitStack() as stack:
+        if engine is None:
+            engine = stack.enter_context(open_run_engine(config, folder, out))
+        refuse_unable(engine.capabilities, config)
+        tokenizer = ChatTokenizer.from_pretrained(folder)
+        data = _load(config, tokenizer, engine)
+        open_run_folder(out, config, overwrite=overwrite)
+        parts = _Parts(config, out, engine=engine, tokenizer=tokenizer, data=data)
+        if objective_needs_reference(config.objective):
+            parts.reference = open_reference(config.model, folder, seed=config.run.seed)
+        run = _Run(config, out, parts=parts, on_event=on_event)
+        run.start()
+        while run.state.step < config.run.steps:
+            run.advance()
+        return run.finish()
 
 
 def _load(config: RunConfig, tokenizer: ChatTokenizer, engine: Engine) -> TrainingData | None:
