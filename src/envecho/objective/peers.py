@@ -124,7 +124,7 @@ PEERS: Final[dict[str, Peer]] = {
         not_reproduced="its policy loss is DPPO with a KL term; its targets are bodies of tool messages whole",
     ),
     "envecho-trl": Peer(
-        title="our plug-in in TRL",
+        title="our plug-in in TRL, told `normalizer` to match TRL's default `dapo`",
         normalizer="global_token_mean",
         world_loss_target="env_only",
         world_model_coeff=0.05,
