@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
-from tinker_wire import differs
+from tinker_wire import differs, served
 
 PREVIEW = "FineTuningSessions=V1Preview"
 
@@ -152,12 +152,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def playing_foundry(exchange) -> Generator[FoundryPlayer]:
     """Play an exchange back in Foundry's envelope for a block."""
-    player = FoundryPlayer(exchange)
-    thread = threading.Thread(target=player.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(FoundryPlayer(exchange)) as player:
         yield player
-    finally:
-        player.shutdown()
-        player.server_close()
-        thread.join()

@@ -147,9 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def playing(exchange) -> Generator[Player]:
-    """Play an exchange back for a block."""
-    player = Player(exchange)
+def served(player):
+    """Serve from a thread for a block, and leave no socket behind."""
     thread = threading.Thread(target=player.serve_forever, daemon=True)
     thread.start()
     try:
@@ -158,3 +157,10 @@ def playing(exchange) -> Generator[Player]:
         player.shutdown()
         player.server_close()
         thread.join()
+
+
+@contextmanager
+def playing(exchange) -> Generator[Player]:
+    """Play an exchange back for a block."""
+    with served(Player(exchange)) as player:
+        yield player
