@@ -183,6 +183,15 @@ def test_a_folder_of_weights_reads_into_an_engine_without_lora(tiny_llama: Path,
     np.testing.assert_allclose(score(full), score(engine), atol=1e-6)
 
 
+def test_an_engine_that_is_saved_again_writes_the_same_bytes(tiny_llama: Path, tmp_path: Path):
+    """Catches files whose header is written in the order of a hash map: equal checkpoints must have equal digests."""
+    engine = trained_engine(tiny_llama, steps=1)
+    first, *others = [saved(engine, tmp_path / f"{number}") for number in range(12)]
+    files = [path.relative_to(first) for path in sorted(first.rglob("*")) if path.is_file()]
+    for other in others:
+        assert [path for path in files if (first / path).read_bytes() != (other / path).read_bytes()] == []
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_run_that_is_stopped_and_continued_ends_in_the_same_bits(tiny_qwen3: Path, tmp_path: Path, dtype: str):
     """Catches moments, steps or a working copy that a new process does not get back."""

@@ -6,7 +6,8 @@ peft's layers are put into the network itself, without a wrapper around it, so t
 engines look for them. What is written: merged weights for every tool, and `adapter/` in peft's own layout:
 
     adapter/adapter_config.json            any tool that knows peft reads these two
-    adapter/adapter_model.safetensors      in full precision; its metadata holds a digest of the base weights
+    adapter/adapter_model.safetensors      in full precision
+    adapter/envecho.json                   a digest of the base weights
 
 There is no dropout (the engine's passes are not random), no bias, and no adapter on embeddings or the head, whose
 weight is read in chunks. Not here: optimiser and precision (`precision`), and reading a stranger's adapter
@@ -38,10 +39,10 @@ from envecho.extras import require_extra
 ADAPTER_FOLDER: Final = "adapter"
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
+BASE_FILE: Final = "envecho.json"
 
 _ADAPTER = "default"
 _PEFT_PREFIX = "base_model.model."
-_DIGEST_KEY = "envecho_base_digest"
 _DIGEST_SAMPLES = 1024
 
 
@@ -115,7 +116,10 @@ class LoraAdapter:
         folder.mkdir()
         (folder / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
         tensors = {_in_file(name): state[name].detach().cpu().contiguous() for name in self.names}
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt", _DIGEST_KEY: self.base_digest})
+        # safetensors writes the keys of its metadata in random order: with two, equal adapters would differ in bytes.
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        base = {"format": "envecho.adapter", "version": 1, "base_digest": self.base_digest}
+        (folder / BASE_FILE).write_text(json.dumps(base) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> dict[str, Tensor]:
         """Return the trained parameters that `save` wrote into `folder/adapter/`.
@@ -138,7 +142,8 @@ class LoraAdapter:
                 raise EngineError(
                     f"{path} adapts other layers than this engine: its targets are {self.options.targets}"
                 )
-            digest = (file.metadata() or {}).get(_DIGEST_KEY)
+            base = path.parent / BASE_FILE
+            digest = json.loads(base.read_text(encoding="utf-8"))["base_digest"] if base.is_file() else None
             if digest != self.base_digest:
                 raise EngineError(
                     f"{path} was trained on another base model than this engine's (digest {digest}, here"
