@@ -35,13 +35,13 @@ def test_an_evaluation_survives_its_file(tmp_path: Path):
     assert read_evaluation(tmp_path / "evaluation.json") == evaluation
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
     data = json.loads((tmp_path / "evaluation.json").read_text())
-    assert (data["format"], data["version"]) == ("envecho.evaluation", 1)
+    assert (data["format"], data["version"]) == ("envecho.evaluation", 2)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(version=2), "version 1, found 'envecho.evaluation' 2"),
+        (lambda d: d.update(version=3), "version 1 to 2, found 'envecho.evaluation' 3"),
         (lambda d: d.update(notes="x"), "notes: Extra inputs"),
         (lambda d: d["pools"]["p"].update(gpt=d["pools"]["p"]["base"]), "gpt"),
         (lambda d: d["pools"]["p"]["base"].pop("num_tokens"), "num_tokens: Field required"),

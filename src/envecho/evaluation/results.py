@@ -17,13 +17,31 @@ from envecho.errors import DataError
 from envecho.tokens.view import TokenView
 
 FORMAT: Final = "envecho.evaluation"
-VERSION: Final = 1
+VERSION: Final = 2
+"""Version 2 adds slices, controls, probes and attributions; files of version 1 are read as having none."""
 
-Predictor = Literal["base", "trained", "ngram", "ppm"]
+Predictor = Literal["base", "trained", "ngram", "ppm", "zstd", "lzma"]
 BaselineName = Literal["ngram", "ppm"]
 
 BASELINES: Final[tuple[BaselineName, ...]] = ("ngram", "ppm")
 """The copy baselines among the predictors (`envecho.evaluation.baselines`)."""
+
+COMPRESSORS: Final[tuple[Predictor, ...]] = ("zstd", "lzma")
+"""Compressors with the context as dictionary: nats per byte alone (`envecho.evaluation.compression`)."""
+
+Dimension = Literal[
+    "token_class", "boilerplate", "source", "tool", "turn", "command", "exit_status", "outcome", "view", "repeat"
+]
+"""What the tokens of a pool are sliced by (`envecho.evaluation.facts` defines the keys of each).
+
+All slice the environment's tokens, but `boilerplate`: that slices the harness's phrases (role warning) by source.
+"""
+
+TOKEN_CLASSES: Final = ("copied", "predictable", "novel", "volatile")
+"""The keys of `token_class`, each environment token in one."""
+
+Control = Literal["action_swap", "action_blank", "observation_shuffle"]
+Probe = Literal["exit_status", "file_exists", "line_count", "free_running"]
 
 
 class _Record(BaseModel):
@@ -65,12 +83,44 @@ class SwapCounts(_Record):
     num_draws: int
 
 
+class SliceResult(_Record):
+    """A slice of the tokens: nats per token, top-1 accuracy (None: unknown), and its share of the dimension."""
+
+    ce: Stat
+    top1_accuracy: Stat | None
+    share: float
+
+
+class ControlResult(_Record):
+    """A control: what the change costs, in nats per token of the same true output (`envecho.evaluation.controls`).
+
+    `counts` says over how many observations, and why others were left out, by names of this project.
+    """
+
+    gap: Stat
+    counts: dict[str, int]
+
+
+class ProbeResult(_Record):
+    """A question asked of the predictor about each of `num_questions` observations (`envecho.evaluation.probes`).
+
+    `measures` by name: `accuracy`, `balanced_accuracy`, `majority` (what always answering the commonest answer would
+    reach), `auc`, `exact_match`, `edit_similarity`; shares between 0 and 1, intervals over tasks.
+    """
+
+    measures: dict[str, Stat]
+    num_questions: int
+
+
 class PredictorResult(_Record):
     """What one predictor reached on one held-out pool, at T = 1; None where the pool has no such token.
 
     `ce_per_token`, `ce_per_byte` (nats) and `top1_accuracy` are over all environment tokens; `ce_first_view`,
     `ce_derivable` and `by_operation` over the standard output of observations with that label; `action_swap_gap` over
     derivable tokens (`envecho.evaluation.swap`), None for predictors that do not read the command.
+    `ce_per_trajectory` is the mean over trajectories of their nats per token, `nats_per_trajectory` the mean of their
+    sums; `ce_boilerplate` is over the harness's phrases (role warning), which no other figure counts.
+    `ce_at_temperature` is `ce_per_token` at the evaluation's `temperature`, where one was asked for.
     """
 
     ce_per_token: Stat | None
@@ -83,6 +133,13 @@ class PredictorResult(_Record):
     by_source: dict[str, Stat]
     by_operation: dict[str, OperationResult]
     swap_counts: SwapCounts | None = None
+    ce_per_trajectory: Stat | None = None
+    nats_per_trajectory: Stat | None = None
+    ce_boilerplate: Stat | None = None
+    ce_at_temperature: Stat | None = None
+    slices: dict[Dimension, dict[str, SliceResult]] = {}
+    controls: dict[Control, ControlResult] = {}
+    probes: dict[Probe, ProbeResult] = {}
 
     def measures(self) -> dict[str, float | int | None]:
         """Return the values alone, under the names that `summary.json` uses for one predictor on one pool."""
@@ -142,15 +199,72 @@ class Comparison(_Record):
     ratio: Stat
 
 
+class AttributionPart(_Record):
+    """One class's part of what is saved: `saved` in nats per token of the whole, `share` of all that is saved.
+
+    `tokens` is the class's share of the tokens. `share` is negative where the class became dearer, and None where
+    nothing is saved in all.
+    """
+
+    saved: Stat
+    share: float | None
+    tokens: float
+
+
+class Attribution(_Record):
+    """Where a predictor's lower cross-entropy comes from, over everything that the environment or its harness said.
+
+    `saved` is the reference's nats minus the predictor's, per token of role env_output or warning; `parts` add up to
+    it: `boilerplate` (the harness's phrases) and the four token classes.
+    """
+
+    pool: str
+    predictor: Predictor
+    reference: Predictor
+    saved: Stat
+    parts: dict[str, AttributionPart]
+
+
+class Floor(_Record):
+    """What nobody could have known: the same actions carried out again in fresh sandboxes (`envecho.recipes.floor`).
+
+    `different_tokens` is the share of environment tokens that lie in a line which came out otherwise, and
+    `identical_observations` the share of observations that did not change at all. `num_runs` counts all runs.
+    """
+
+    identical_observations: Stat
+    different_tokens: Stat
+    num_runs: int
+
+
+class PoolFacts(_Record):
+    """What a pool is: its file, and how much is in it. Tokens are counted once, by their role."""
+
+    file: str
+    num_trajectories: int
+    num_tasks: int
+    num_env_tokens: int
+    num_boilerplate_tokens: int
+
+
 class Evaluation(_Record):
-    """`evaluation.json`: results per pool and predictor, comparisons, readouts, and coloured trajectories."""
+    """`evaluation.json`: results per pool and predictor, comparisons, readouts, and coloured trajectories.
+
+    `models` are the models behind `base` and `trained`, as they were named; `temperature` is that of
+    `ce_at_temperature`.
+    """
 
     format: Literal["envecho.evaluation"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[1, 2] = VERSION
     pools: dict[str, dict[Predictor, PredictorResult]]
     readouts: tuple[Readout, ...] = ()
     token_views: tuple[TokenView, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    attributions: tuple[Attribution, ...] = ()
+    floors: dict[str, Floor] = {}
+    facts: dict[str, PoolFacts] = {}
+    models: dict[Predictor, str] = {}
+    temperature: float | None = None
 
 
 def best_baseline(results: Mapping[Predictor, PredictorResult]) -> BaselineName:
@@ -191,11 +305,13 @@ def read_evaluation(path: Path) -> Evaluation:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"expected JSON of format {FORMAT}, found none: {error}", file=path) from error
     found = (data.get("format"), data.get("version")) if isinstance(data, dict) else (type(data).__name__, None)
-    if found != (FORMAT, VERSION):
-        raise DataError(f"expected format {FORMAT!r} version {VERSION}, found {found[0]!r} {found[1]!r}", file=path)
+    if found not in [(FORMAT, version) for version in range(1, VERSION + 1)]:
+        raise DataError(
+            f"expected format {FORMAT!r} version 1 to {VERSION}, found {found[0]!r} {found[1]!r}", file=path
+        )
     try:
         return Evaluation.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"this is not {FORMAT} version {VERSION}: {where}: {first['msg']}", file=path) from error
+        raise DataError(f"this is not {FORMAT} version {found[1]}: {where}: {first['msg']}", file=path) from error
