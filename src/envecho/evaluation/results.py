@@ -94,10 +94,11 @@ class SliceResult(_Record):
 class ControlResult(_Record):
     """A control: what the change costs, in nats per token of the same true output (`envecho.evaluation.controls`).
 
-    `counts` says over how many observations, and why others were left out, by names of this project.
+    `gap` is None where no observation could be used. `counts` says over how many observations, and why others were left
+    out, by names of this project.
     """
 
-    gap: Stat
+    gap: Stat | None
     counts: dict[str, int]
 
 
