@@ -106,11 +106,13 @@ class ProbeResult(_Record):
     """A question asked of the predictor about each of `num_questions` observations (`envecho.evaluation.probes`).
 
     `measures` by name: `accuracy`, `balanced_accuracy`, `majority` (what always answering the commonest answer would
-    reach), `auc`, `exact_match`, `edit_similarity`; shares between 0 and 1, intervals over tasks.
+    reach), `auc`, `exact_match`, `edit_similarity`; shares between 0 and 1, intervals over tasks. A `Stat` of a probe
+    is over questions: its `num_tokens` counts them. `counts` says why other observations were not asked about.
     """
 
     measures: dict[str, Stat]
     num_questions: int
+    counts: dict[str, int] = {}
 
 
 class PredictorResult(_Record):
