@@ -9,7 +9,8 @@ is scored again:
 
 A predictor that ignores the command has gap 0 exactly. A valid command is one that was answered without an error; an
 observation with no candidate is counted and left out. Outputs are those that the episode recorded: no command is run
-again. Not here: baselines that do not read commands; their gap is None.
+again. Where a harness repeats the command before its output, the echo is replaced with the command. Not here: all
+observations, labelled or not (`controls`), and baselines that do not read commands; their gap is None.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from __future__ import annotations
 import itertools
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +29,12 @@ from envecho.errors import DataError
 from envecho.evaluation.intervals import ratio_stat
 from envecho.evaluation.results import Stat, SwapCounts
 from envecho.evaluation.scores import PoolTokens, answer_text, answered
+from envecho.evaluation.variants import Variant, behind_action, make_variant, observation_mask, with_echo_of
 from envecho.seam import ScoreRequest, Scores
-from envecho.tokens import ChatTokenizer, TokenizedTrajectory, tokenize_trajectory
+from envecho.tokens import ChatTokenizer, TokenizedTrajectory
 from envecho.trajectory import Message, Source, Trajectory
 
+Candidate = TypeVar("Candidate")
 MAX_SWAPS = 3
 _ERRORS = {Source.STDERR, Source.TOOL_ERROR, Source.TIMEOUT_NOTICE, Source.FORMAT_WARNING, Source.HARNESS_ERROR}
 
@@ -55,24 +59,16 @@ class SwapScores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Variant:
-    """An observation behind one command: the requests that score it, in order, and its token ids."""
-
-    requests: tuple[ScoreRequest, ...]
-    token_ids: list[int]
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Swap:
     """An observation and its variants; `true` only where the pool's own scores cannot serve."""
 
     trajectory_id: str
     turn: int
-    swapped: tuple[_Variant, ...]
-    true: _Variant | None
+    swapped: tuple[Variant, ...]
+    true: Variant | None
 
     @property
-    def variants(self) -> tuple[_Variant, ...]:
+    def variants(self) -> tuple[Variant, ...]:
         return self.swapped if self.true is None else (*self.swapped, self.true)
 
 
@@ -96,7 +92,7 @@ class SwapPlan:
         requests = self.requests
         nll = iter([-s.logprobs[r.read].astype(np.float64) for r, s in zip(requests, scores, strict=True)])
 
-        def read(variant: _Variant) -> NDArray[np.float64]:
+        def read(variant: Variant) -> NDArray[np.float64]:
             return np.concatenate([next(nll) for _ in variant.requests])
 
         places: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
@@ -120,18 +116,25 @@ def swap_candidates(trajectory: Trajectory, turn: int) -> list[Message]:
     Each is another command text, was answered without an error, and its output differs from the true one. A command
     text occurs once. There is none where message `turn - 1` is no command, as with the second of two parallel results.
     """
+    return [command for command, _ in stand_ins(trajectory, turn)]
+
+
+def stand_ins(
+    trajectory: Trajectory, turn: int, *, output: Callable[[Message], str] = answer_text
+) -> list[tuple[Message, Message]]:
+    """Return the commands of `swap_candidates`, each with its answer; `output` is what has to differ."""
     if turn == 0 or trajectory.messages[turn - 1].role != "assistant":
         return []
     true_command, true_answer = trajectory.messages[turn - 1], trajectory.messages[turn]
-    true_text, true_output = _command_text(true_command), answer_text(true_answer)
-    found: dict[str, Message] = {}
+    true_text, true_output = command_text(true_command), output(true_answer)
+    found: dict[str, tuple[Message, Message]] = {}
     same_output = {true_text}
     for command, answer in itertools.pairwise(trajectory.messages):
-        if command.role == "assistant" and answer_text(answer) == true_output:
-            same_output.add(_command_text(command))
+        if command.role == "assistant" and output(answer) == true_output:
+            same_output.add(command_text(command))
         elif command.role == "assistant" and not _is_failure(answer) and _same_shape(command, true_command):
-            found.setdefault(_command_text(command), command)
-    return [command for text, command in found.items() if text not in same_output]
+            found.setdefault(command_text(command), (command, answer))
+    return [pair for text, pair in found.items() if text not in same_output]
 
 
 def plan_swaps(
@@ -165,58 +168,46 @@ def plan_swaps(
             if not true_ids:
                 continue
             counts["num_observations"] += 1
-            commands = _draw(swap_candidates(trajectory, turn), num_swaps, [seed, _hash(trajectory.id), turn])
-            if not commands:
+            drawn = draw(stand_ins(trajectory, turn), num_swaps, [seed, text_hash(trajectory.id), turn])
+            if not drawn:
                 counts["num_without_candidate"] += 1
                 continue
-            # A window or branch may show other context than the surgery: then the true command is scored likewise.
-            also_true = (trajectory.messages[turn - 1],) if len(whole) > 1 else ()
-            variants = [_variant(trajectory, turn, c, tokenizer, max_tokens) for c in (*commands, *also_true)]
+            # Windows, branches and recorded ids may show other context than the surgery: the true command likewise.
+            also_true = [trajectory.messages[turn - 1 : turn + 1]] if len(whole) > 1 or trajectory.branches else []
+            variants = [
+                make_variant(
+                    behind_action(trajectory, turn, command, with_echo_of(trajectory.messages[turn], answer)),
+                    tokenizer,
+                    reads=answered,
+                    max_tokens=max_tokens,
+                )
+                for command, answer in (*drawn, *also_true)
+            ]
             if any(variant.token_ids != true_ids for variant in variants):
                 counts["num_unaligned"] += 1
                 continue
-            swapped, true = tuple(variants[: len(commands)]), variants[len(commands) :]
+            swapped, true = tuple(variants[: len(drawn)]), variants[len(drawn) :]
             swaps.append(_Swap(trajectory_id=trajectory.id, turn=turn, swapped=swapped, true=true[0] if true else None))
     num_draws = sum(len(swap.swapped) for swap in swaps)
     return SwapPlan(swaps=tuple(swaps), counts=SwapCounts(**counts, num_draws=num_draws))
 
 
-def _variant(
-    trajectory: Trajectory, turn: int, command: Message, tokenizer: ChatTokenizer, max_tokens: int | None
-) -> _Variant:
-    """Tokenize the episode up to message `turn` with `command` before it."""
-    original = trajectory.messages[turn - 1]
-    calls = tuple(
-        call.model_copy(update={"id": old.id})
-        for call, old in zip(command.tool_calls, original.tool_calls, strict=True)
-    )
-    command = command.model_copy(update={"tool_calls": calls})
-    messages = (*trajectory.messages[: turn - 1], command, trajectory.messages[turn])
-    sequences = tokenize_trajectory(trajectory.with_messages(messages), tokenizer, max_tokens=max_tokens)
-    return _Variant(
-        requests=tuple(ScoreRequest(token_ids=s.token_ids, read=_answer(s, turn)) for s in sequences),
-        token_ids=_output_ids(sequences, turn),
-    )
-
-
-def _output_ids(sequences: Sequence[TokenizedTrajectory], turn: int) -> list[int]:
-    return [int(token) for s in sequences for token in s.token_ids[_answer(s, turn)]]
-
-
-def _answer(sequence: TokenizedTrajectory, turn: int) -> NDArray[np.bool_]:
-    return (sequence.turns == turn) & answered(sequence.sources) & sequence.owned_mask()
+def _output_ids(sequences: Sequence[TokenizedTrajectory], turn: int) -> tuple[int, ...]:
+    return tuple(int(token) for s in sequences for token in s.token_ids[observation_mask(s, turn, answered)])
 
 
 def _derivable_turns(trajectory: Trajectory) -> list[int]:
     return [turn for turn, message in enumerate(trajectory.messages) if message.labels.get("view") == "derivable"]
 
 
-def _draw(candidates: Sequence[Message], count: int, seed: Sequence[int]) -> list[Message]:
+def draw(candidates: Sequence[Candidate], count: int, seed: Sequence[int]) -> list[Candidate]:
+    """Draw up to `count` candidates without replacement."""
     order = np.random.default_rng(seed).permutation(len(candidates))[:count]
     return [candidates[place] for place in order]
 
 
-def _hash(text: str) -> int:
+def text_hash(text: str) -> int:
+    """Return a number of a text that is the same in every process, to seed draws with."""
     return zlib.crc32(text.encode())
 
 
@@ -224,7 +215,8 @@ def _same_shape(command: Message, other: Message) -> bool:
     return len(command.tool_calls) == len(other.tool_calls)
 
 
-def _command_text(message: Message) -> str:
+def command_text(message: Message) -> str:
+    """Return what an assistant turn says and calls, as one text that tells turns apart."""
     return "\0".join([message.content, *(f"{call.name} {call.arguments}" for call in message.tool_calls)])
 
 
