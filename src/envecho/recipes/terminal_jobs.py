@@ -13,7 +13,7 @@ from envecho.seam import World
 from envecho.trajectory import Trajectory
 from envecho.worlds.sandbox import SandboxName
 from envecho.worlds.scripts import ScriptedPolicy
-from envecho.worlds.terminal import TerminalWorld
+from envecho.worlds.terminal import ObservationStyle, TerminalWorld
 from envecho.worlds.terminal.boxes import Box, make_box
 from envecho.worlds.terminal.explorer import PlannedCommand, plan_episode
 from envecho.worlds.terminal.families import TriageTask
@@ -22,7 +22,14 @@ from envecho.worlds.terminal.tasks import split_box
 EXPLORE_INSTRUCTION = "Look around."
 
 
-def explore_job(box: Box, plan: Iterable[PlannedCommand], *, name: str, sandbox: SandboxName) -> EpisodeJob:
+def explore_job(
+    box: Box,
+    plan: Iterable[PlannedCommand],
+    *,
+    name: str,
+    sandbox: SandboxName,
+    style: ObservationStyle | None = None,
+) -> EpisodeJob:
     """Return the job that runs an explorer's plan on a box; its episodes are not graded."""
     task = TriageTask(
         id=f"terminal/explore/box-{box.seed}", family="explore", instruction=EXPLORE_INSTRUCTION, box=box, oracle=()
@@ -32,7 +39,7 @@ def explore_job(box: Box, plan: Iterable[PlannedCommand], *, name: str, sandbox:
         id=f"{name}/box-{box.seed}",
         task_id=task.id,
         seed=box.seed,
-        make_world=lambda: TerminalWorld(lambda _: task, sandbox=sandbox, max_turns=len(script) + 1),
+        make_world=lambda: TerminalWorld(lambda _: task, sandbox=sandbox, max_turns=len(script) + 1, style=style),
         make_policy=lambda: ScriptedPolicy(script),
         metadata={"world": "terminal", "policy": "explore", "box_seed": box.seed},
     )
@@ -47,16 +54,18 @@ def explore_jobs(
     num_derivable: int = 8,
     exclude: Mapping[int, frozenset[str]] | None = None,
     sandbox: SandboxName = "bubblewrap",
+    style: ObservationStyle | None = None,
 ) -> list[EpisodeJob]:
     """Return one explorer job for each of the first `count` boxes of a split.
 
-    `episode` numbers the drawing on each box; `exclude` maps box seeds to commands that must not be drawn again.
+    `episode` numbers the drawing on each box; `exclude` maps box seeds to commands that must not be drawn again;
+    `style` is what the shell's answers show beside the output.
     """
     jobs: list[EpisodeJob] = []
     for number in range(count):
         box = split_box(split, number, seed=seed)
         plan = plan_episode(box, seed=episode, num_derivable=num_derivable, exclude=(exclude or {}).get(box.seed, ()))
-        jobs.append(explore_job(box, plan, name=f"{split}-{episode}", sandbox=sandbox))
+        jobs.append(explore_job(box, plan, name=f"{split}-{episode}", sandbox=sandbox, style=style))
     return jobs
 
 
