@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envecho.errors import DataError
+from envecho.evaluation.questions import Continuation, continue_greedily
 from envecho.evaluation.results import Predictor, Readout, ReadoutPrediction
 from envecho.evaluation.scores import PoolTokens, answer_text
-from envecho.seam import Engine, SamplingParams
+from envecho.seam import Engine
 from envecho.tokens import ChatTokenizer, TokenizedTrajectory, token_texts
 from envecho.tokens.view import TokenView, token_view
 from envecho.trajectory import Source, Trajectory
@@ -76,7 +77,7 @@ def read_out(
     """
     found = [tokens.observation(ref.trajectory_id, ref.turn) for ref in refs]
     located = [_locate(ref, places, sequences, tokens) for ref, places in zip(refs, found, strict=True)]
-    answers = _continue(engine, located)
+    answers = continue_greedily(engine, located)
     predictions: list[ReadoutPrediction] = []
     for places, output, answer in zip(found, located, answers, strict=True):
         hits = tokens.top1[places]
@@ -92,37 +93,6 @@ def read_out(
             )
         )
     return predictions
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Output:
-    """A true output `token_ids`, the `prompt` before it, and the token that ends its message."""
-
-    prompt: NDArray[np.int32]
-    token_ids: NDArray[np.int32]
-    stop: tuple[int, ...]
-
-
-def _continue(engine: Engine, outputs: Sequence[_Output]) -> list[list[int]]:
-    """Return each greedy answer, its stop token included, at most as long as the truth.
-
-    At the end of the model's context an answer may be shorter.
-    """
-    answers: list[list[int]] = [[] for _ in outputs]
-    context = engine.capabilities.max_context_tokens
-    wanted = [len(output.token_ids) for output in outputs]
-    for stop in {output.stop for output in outputs}:
-        group = [place for place, output in enumerate(outputs) if output.stop == stop]
-        # In one batch every prompt must leave room for the longest answer.
-        together = max(len(outputs[k].prompt) for k in group) + max(wanted[k] for k in group) <= context
-        for batch in [group] if together else [[place] for place in group]:
-            room = min(context - len(outputs[k].prompt) for k in batch)
-            max_tokens = min(room, max(wanted[k] for k in batch))
-            params = SamplingParams(max_tokens=max_tokens, temperature=0.0, stop_token_ids=stop)
-            samples = engine.sample([outputs[k].prompt for k in batch], params)
-            for place, sample in zip(batch, samples, strict=True):
-                answers[place] = sample.token_ids[: wanted[place]].tolist()
-    return answers
 
 
 def build_readouts(
@@ -190,7 +160,7 @@ def _locate(
     places: NDArray[np.int64],
     sequences: Sequence[TokenizedTrajectory],
     tokens: PoolTokens,
-) -> _Output:
+) -> Continuation:
     numbers, positions = tokens.sequence_index[places], tokens.positions[places]
     if not len(places) or np.ptp(numbers) or not np.array_equal(np.diff(positions), np.ones(len(places) - 1)):
         raise DataError(
@@ -200,7 +170,7 @@ def _locate(
         )
     sequence, start, end = sequences[int(numbers[0])], int(positions[0]), int(positions[-1]) + 1
     scaffold = np.flatnonzero(sequence.source_mask(Source.SCAFFOLD)[end:])[:1] + end
-    return _Output(
+    return Continuation(
         prompt=sequence.token_ids[:start],
         token_ids=sequence.token_ids[start:end],
         stop=tuple(sequence.token_ids[scaffold].tolist()),
