@@ -33,7 +33,7 @@ def main() -> None:
     summary = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m envecho.recipes.wordy_pools", description=summary)
     parser.add_argument("--out", type=Path, required=True, help="the folder of the three .parquet files")
-    parser.add_argument("--num-train", type=int, default=120)
+    parser.add_argument("--num-train", type=int, default=60)
     parser.add_argument("--num-validation", type=int, default=6)
     parser.add_argument("--num-new-boxes", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
