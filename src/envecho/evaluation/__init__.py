@@ -34,6 +34,9 @@ from envecho.evaluation.results import (
     write_evaluation,
 )
 from envecho.evaluation.scores import PoolTokens, TokenLabels, label_tokens, pool_tokens, score_pool
+from envecho.evaluation.streaming import StreamOptions, evaluate_stream, stream_baselines
+from envecho.evaluation.summary import attribute, compare_all, compare_sums, pool_facts, summarize_sums
+from envecho.evaluation.sums import PoolSums, join_sums, read_sums, sum_tokens, write_sums
 from envecho.evaluation.swap import SwapPlan, SwapScores, plan_swaps, swap_candidates
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "ObservationRef",
     "OperationResult",
     "PoolResult",
+    "PoolSums",
     "PoolTokens",
     "Predictor",
     "PredictorResult",
@@ -51,32 +55,44 @@ __all__ = [
     "ReadoutPrediction",
     "SeedStat",
     "Stat",
+    "StreamOptions",
     "SwapCounts",
     "SwapPlan",
     "SwapScores",
     "TokenLabels",
+    "attribute",
     "best_baseline",
     "build_readouts",
     "choose_observations",
+    "compare_all",
     "compare_predictors",
+    "compare_sums",
     "crossed_draws",
     "evaluate_baselines",
     "evaluate_pool",
+    "evaluate_stream",
     "fit_baselines",
+    "join_sums",
     "label_tokens",
     "plan_swaps",
+    "pool_facts",
     "pool_tokens",
     "ratio_stat",
     "read_evaluation",
     "read_out",
+    "read_sums",
     "resampled_means",
     "score_pool",
     "seed_interval",
     "seed_means",
     "seed_stat",
+    "stream_baselines",
+    "sum_tokens",
     "summarize_pool",
+    "summarize_sums",
     "swap_candidates",
     "tokenize_pool",
     "view_trajectory",
     "write_evaluation",
+    "write_sums",
 ]

@@ -19,10 +19,11 @@ from envecho.evaluation.ngram import EpisodeNgram, count_ngrams, fit_adaptation
 from envecho.evaluation.pool import PoolResult, summarize_pool, tokenize_pool
 from envecho.evaluation.ppm import CopyTrust, blend, fit_trust
 from envecho.evaluation.results import BASELINES, BaselineName
-from envecho.evaluation.scores import pool_tokens, read_mask
+from envecho.evaluation.scores import ENV, SAID, pool_tokens, read_mask
+from envecho.evaluation.sums import sum_scores
 from envecho.seam import Scores
 from envecho.tokens import ChatTokenizer, TokenizedTrajectory
-from envecho.trajectory import Trajectory
+from envecho.trajectory import Role, Trajectory
 
 TUNING_SHARE = 0.25
 
@@ -34,9 +35,9 @@ class CopyBaselines:
     ngram: EpisodeNgram
     trust: CopyTrust
 
-    def score(self, sequence: TokenizedTrajectory) -> dict[BaselineName, Scores]:
-        """Return both baselines' scores of one sequence's environment tokens."""
-        read = read_mask(sequence)
+    def score(self, sequence: TokenizedTrajectory, roles: Sequence[Role] = ENV) -> dict[BaselineName, Scores]:
+        """Return both baselines' scores of one sequence's tokens of these roles."""
+        read = read_mask(sequence, roles)
         ids = sequence.token_ids.astype(np.int64)
         logprobs = {name: np.full(len(ids), np.nan, dtype=np.float32) for name in BASELINES}
         top1 = {name: np.zeros(len(ids), dtype=np.bool_) for name in BASELINES}
@@ -95,9 +96,13 @@ def evaluate_baselines(
         DataError: as `evaluate_pool`.
     """
     sequences = tokenize_pool(trajectories, tokenizer, max_tokens=max_tokens)
-    scores = [baselines.score(sequence) for sequence in sequences]
-    tokens = {name: pool_tokens(sequences, [score[name] for score in scores]) for name in BASELINES}
-    return {name: summarize_pool(tokens[name], sequences, trajectories, seed=seed) for name in BASELINES}
+    scores = [baselines.score(sequence, SAID) for sequence in sequences]
+    results: dict[BaselineName, PoolResult] = {}
+    for name in BASELINES:
+        found = [score[name] for score in scores]
+        sums = sum_scores(sequences, found, trajectories)
+        results[name] = summarize_pool(pool_tokens(sequences, found), sequences, trajectories, sums=sums, seed=seed)
+    return results
 
 
 def _split(

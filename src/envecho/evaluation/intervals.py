@@ -24,11 +24,13 @@ def ratio_stat(
     denominators: NDArray[Any],
     task_index: NDArray[np.integer[Any]],
     *,
+    num_tokens: int | None = None,
     seed: int = 0,
 ) -> Stat | None:
     """Return `sum(numerators) / sum(denominators)` with its 95 % BCa bootstrap interval over tasks.
 
-    All arrays are `[token]`; `task_index` says whose a token is. Sums are taken per task first, then tasks are drawn
+    All arrays are `[token]`, or hold sums over some tokens of one task, of which there are `num_tokens` in all;
+    `task_index` says whose they are. Sums are taken per task first, then tasks are drawn
     with replacement, numerator and denominator together (Efron and Tibshirani 1993, chapter 14; `scipy.stats.bootstrap`
     with `paired=True`). None for no tokens; `low` and `high` are None below two tasks, and equal the value where every
     task has the same ratio.
@@ -43,7 +45,7 @@ def ratio_stat(
         value=float(_ratio(*sums)),
         low=low,
         high=high,
-        num_tokens=len(numerators),
+        num_tokens=len(numerators) if num_tokens is None else num_tokens,
         num_tasks=num_tasks,
     )
 

@@ -1,36 +1,37 @@
-"""One predictor on one held-out pool: the figures, their slices and their intervals.
+"""One predictor on one held-out pool in memory: every token's score, the swapped scores, and the figures.
 
-Not here: who scored the tokens (`scores`, `baselines`), and the swapped scores (`swap`).
+Not here: pools of any size (`streaming`), who scored the tokens (`scores`, `baselines`), and what a figure is
+(`summary`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from envecho.errors import DataError
-from envecho.evaluation.intervals import ratio_stat
-from envecho.evaluation.results import Comparison, OperationResult, Predictor, PredictorResult, Stat
-from envecho.evaluation.scores import PoolTokens, TokenLabels, label_tokens, pool_requests, pool_tokens
+from envecho.evaluation.results import Comparison, Predictor, PredictorResult
+from envecho.evaluation.scores import SAID, PoolTokens, TokenLabels, label_tokens, pool_requests, pool_tokens
+from envecho.evaluation.summary import compare_all, first_predictor, summarize_sums
+from envecho.evaluation.sums import PoolSums, sum_scores, sum_tokens
 from envecho.evaluation.swap import SwapScores, plan_swaps
 from envecho.seam import Engine
 from envecho.tokens import ChatTokenizer, TokenizedTrajectory, tokenize_trajectory
-from envecho.trajectory import SOURCES, Trajectory
+from envecho.trajectory import Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolResult:
-    """A predictor's figures on a pool, with the sequences and the scores of each token that they were made of."""
+    """A predictor's figures on a pool, with what they were made of: sequences, the score of each token, and sums."""
 
     result: PredictorResult
     sequences: tuple[TokenizedTrajectory, ...]
     tokens: PoolTokens
     labels: TokenLabels
     swap: SwapScores | None
+    sums: PoolSums
 
 
 def tokenize_pool(
@@ -59,14 +60,20 @@ def evaluate_pool(
     """
     max_tokens = engine.capabilities.max_context_tokens
     sequences = tokenize_pool(trajectories, tokenizer, max_tokens=max_tokens)
-    own = pool_requests(sequences)
-    if not num_swaps:
-        return summarize_pool(pool_tokens(sequences, engine.logprobs(own)), sequences, trajectories, seed=seed)
-    plan = plan_swaps(trajectories, sequences, tokenizer, max_tokens=max_tokens, num_swaps=num_swaps, seed=seed)
-    scores = engine.logprobs([*own, *plan.requests])
+    own = pool_requests(sequences, SAID)
+    plan = None
+    if num_swaps:
+        plan = plan_swaps(trajectories, sequences, tokenizer, max_tokens=max_tokens, num_swaps=num_swaps, seed=seed)
+    scores = engine.logprobs([*own, *(plan.requests if plan else [])])
     tokens = pool_tokens(sequences, scores[: len(own)])
-    swap = plan.gather(tokens, scores[len(own) :])
-    return summarize_pool(tokens, sequences, trajectories, swap=swap, seed=seed)
+    return summarize_pool(
+        tokens,
+        sequences,
+        trajectories,
+        swap=plan.gather(tokens, scores[len(own) :]) if plan else None,
+        sums=sum_scores(sequences, scores[: len(own)], trajectories),
+        seed=seed,
+    )
 
 
 def summarize_pool(
@@ -75,30 +82,20 @@ def summarize_pool(
     trajectories: Sequence[Trajectory],
     *,
     swap: SwapScores | None = None,
+    sums: PoolSums | None = None,
     seed: int = 0,
 ) -> PoolResult:
-    """Return the figures of scored tokens; raises DataError as `label_tokens` does."""
+    """Return the figures of scored environment tokens; raises DataError as `label_tokens` does.
+
+    `sums` are those of the same scores where more is known, such as facts and boilerplate.
+    """
     labels = label_tokens(tokens, trajectories)
-
-    def ce(mask: NDArray[np.bool_]) -> Stat | None:
-        return _mean(tokens.nll, tokens, mask, seed=seed)
-
-    everything = np.ones(len(tokens), dtype=np.bool_)
-    per_byte = ratio_stat(tokens.nll, tokens.num_bytes, tokens.task_index, seed=seed)
-    sources = {SOURCES[code].value: ce(tokens.sources == code) for code in np.unique(tokens.sources)}
-    result = PredictorResult(
-        ce_per_token=ce(everything),
-        ce_per_byte=per_byte,
-        ce_first_view=ce(labels.first),
-        ce_derivable=ce(labels.derivable),
-        top1_accuracy=_mean(tokens.top1, tokens, everything, seed=seed),
-        action_swap_gap=None if swap is None else swap.gap(tokens, seed=seed),
-        num_tokens=len(tokens),
-        by_source={name: stat for name, stat in sources.items() if stat is not None},
-        by_operation=_by_operation(tokens, labels, seed=seed),
-        swap_counts=None if swap is None else swap.counts,
-    )
-    return PoolResult(result=result, sequences=tuple(sequences), tokens=tokens, labels=labels, swap=swap)
+    sums = sums or sum_tokens(tokens, trajectories)
+    result = summarize_sums(sums, seed=seed)
+    if swap is not None:
+        swapped = {"action_swap_gap": swap.gap(tokens, seed=seed), "swap_counts": swap.counts}
+        result = result.model_copy(update=swapped)
+    return PoolResult(result=result, sequences=tuple(sequences), tokens=tokens, labels=labels, swap=swap, sums=sums)
 
 
 def compare_predictors(pool: str, results: Mapping[Predictor, PoolResult], *, seed: int = 0) -> list[Comparison]:
@@ -109,51 +106,15 @@ def compare_predictors(pool: str, results: Mapping[Predictor, PoolResult], *, se
     Raises:
         DataError: the results are not over the same tokens.
     """
-    names: tuple[Predictor, ...] = ("trained", "base")
-    first: Predictor | None = next((name for name in names if name in results), None)
-    comparisons: list[Comparison] = []
-    for reference in results:
-        if first is None or reference == first:
-            continue
-        a, b = results[first], results[reference]
-        if not _same_tokens(a, b):
-            raise DataError(f"expected {first} and {reference} on the same tokens of {pool}, found different ones")
-        masks = {"derivable": a.labels.derivable, "all": np.ones(len(a.tokens), dtype=np.bool_)}
-        for tokens, mask in masks.items():
-            ours, theirs, tasks = a.tokens.nll[mask], b.tokens.nll[mask], a.tokens.task_index[mask]
-            difference = ratio_stat(ours - theirs, np.ones(len(ours)), tasks, seed=seed)
-            ratio = ratio_stat(ours, theirs, tasks, seed=seed)
-            if difference is not None and ratio is not None:
-                comparisons.append(
-                    Comparison(
-                        pool=pool,
-                        predictor=first,
-                        reference=reference,
-                        tokens="derivable" if tokens == "derivable" else "all",
-                        difference=difference,
-                        ratio=ratio,
-                    )
-                )
-    return comparisons
+    first = first_predictor(results)
+    if first is not None:
+        for reference, found in results.items():
+            if not _same_tokens(results[first], found):
+                raise DataError(f"expected {first} and {reference} on the same tokens of {pool}, found different ones")
+    return compare_all(pool, {name: found.sums for name, found in results.items()}, seed=seed)
 
 
 def _same_tokens(a: PoolResult, b: PoolResult) -> bool:
     names = ("trajectory_index", "turns", "sources", "num_bytes")
     same = all(np.array_equal(getattr(a.tokens, name), getattr(b.tokens, name)) for name in names)
     return same and a.tokens.trajectory_ids == b.tokens.trajectory_ids
-
-
-def _mean(values: NDArray[Any], tokens: PoolTokens, mask: NDArray[np.bool_], *, seed: int) -> Stat | None:
-    return ratio_stat(values[mask], np.ones(int(mask.sum())), tokens.task_index[mask], seed=seed)
-
-
-def _by_operation(tokens: PoolTokens, labels: TokenLabels, *, seed: int) -> dict[str, OperationResult]:
-    results: dict[str, OperationResult] = {}
-    total = int(labels.derivable.sum())
-    for name in np.unique(labels.operations[labels.derivable]).tolist():
-        mask = labels.derivable & (labels.operations == name)
-        ce = _mean(tokens.nll, tokens, mask, seed=seed)
-        top1 = _mean(tokens.top1, tokens, mask, seed=seed)
-        if name and ce is not None and top1 is not None:
-            results[name] = OperationResult(ce=ce, top1_accuracy=top1, share=int(mask.sum()) / total)
-    return results

@@ -1,20 +1,28 @@
-"""`PoolTokens`: every environment token of a pool, scored once, with the facts that figures are sliced by.
+"""`PoolTokens`: every token of a pool that the environment or its harness said, scored once.
 
-Not here: which predictor scored (an engine here, a copy baseline in `baselines`), and means or intervals (`pool`).
+Not here: which predictor scored (an engine here, a copy baseline in `baselines`), what else a token is (`facts`), and
+means or intervals (`sums`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envecho.errors import DataError, EngineError
 from envecho.seam import Engine, ScoreRequest, Scores
-from envecho.tokens import TokenizedTrajectory, env_target_mask
-from envecho.trajectory import Message, Source, Trajectory
+from envecho.tokens import TokenizedTrajectory
+from envecho.trajectory import SOURCES, Message, Role, Source, Trajectory
+
+ENV: Final = (Role.ENV_OUTPUT,)
+"""What the world answered: the tokens that every figure is over unless it says otherwise."""
+
+SAID: Final = (Role.ENV_OUTPUT, Role.WARNING)
+"""What the world answered, and the phrases that its harness put around it."""
 
 ANSWERS = (Source.STDOUT, Source.TOOL_RESULT, Source.TOOL_ERROR)
 """What a label is about: a command's standard output, or what a tool answered; no notice, status or standard error."""
@@ -25,7 +33,7 @@ VIEWS = ("other", "first", "derivable")
 
 @dataclass(frozen=True, kw_only=True)
 class PoolTokens:
-    """The environment tokens of a pool, in the order of the sequences, with one predictor's scores.
+    """The tokens of one or two roles of a pool, in the order of the sequences, with one predictor's scores.
 
     Arrays are `[token]` over all sequences: `sequence_index` and `positions` say where the token lies, `turns` in which
     message; `trajectory_index` and `task_index` point into `trajectory_ids` and `task_ids` (sorted, so that no figure
@@ -86,9 +94,14 @@ class TokenLabels:
         return self.views == VIEWS.index("first")
 
 
-def read_mask(sequence: TokenizedTrajectory) -> NDArray[np.bool_]:
-    """Return the mask `[token]` that is evaluated: owned tokens of role env_output, whatever was trained."""
-    return env_target_mask(sequence, world_loss_target="env_only")
+def read_mask(sequence: TokenizedTrajectory, roles: Sequence[Role] = ENV) -> NDArray[np.bool_]:
+    """Return the mask `[token]` that is evaluated: owned tokens of these roles, whatever was trained."""
+    return has_role(sequence.sources, roles) & sequence.owned_mask()
+
+
+def has_role(sources: NDArray[np.uint8], roles: Sequence[Role]) -> NDArray[np.bool_]:
+    """Return the mask `[token]` of source codes whose source has one of the roles."""
+    return np.array([source.role in roles for source in SOURCES])[sources]
 
 
 def answered(sources: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -111,13 +124,19 @@ def score_pool(engine: Engine, sequences: Sequence[TokenizedTrajectory]) -> Pool
     return pool_tokens(sequences, engine.logprobs(pool_requests(sequences)))
 
 
-def pool_requests(sequences: Sequence[TokenizedTrajectory]) -> list[ScoreRequest]:
+def pool_requests(sequences: Sequence[TokenizedTrajectory], roles: Sequence[Role] = ENV) -> list[ScoreRequest]:
     """Return what an engine has to score, one request per sequence."""
-    return [ScoreRequest(token_ids=sequence.token_ids, read=read_mask(sequence)) for sequence in sequences]
+    return [ScoreRequest(token_ids=sequence.token_ids, read=read_mask(sequence, roles)) for sequence in sequences]
 
 
-def pool_tokens(sequences: Sequence[TokenizedTrajectory], scores: Iterable[Scores]) -> PoolTokens:
-    """Gather scores, one `Scores` per sequence, into the flat arrays of a pool; raises as `score_pool` does."""
+def pool_tokens(
+    sequences: Sequence[TokenizedTrajectory], scores: Iterable[Scores], *, roles: Sequence[Role] = ENV
+) -> PoolTokens:
+    """Gather the scores of the tokens of some roles, one `Scores` per sequence, into the flat arrays of a pool.
+
+    Raises:
+        EngineError, DataError: as `score_pool`.
+    """
     trajectory_ids = tuple(sorted({s.trajectory_id for s in sequences}))
     task_ids = tuple(sorted({s.task_id for s in sequences}))
     if len({(s.trajectory_id, s.task_id) for s in sequences}) != len(trajectory_ids):
@@ -126,11 +145,11 @@ def pool_tokens(sequences: Sequence[TokenizedTrajectory], scores: Iterable[Score
     task_place = {name: place for place, name in enumerate(task_ids)}
     columns: list[dict[str, NDArray[np.generic]]] = []
     for number, (sequence, score) in enumerate(zip(sequences, scores, strict=True)):
-        at = np.flatnonzero(read_mask(sequence))
+        at = np.flatnonzero(read_mask(sequence, roles))
         nll = -score.logprobs[at].astype(np.float64)
         if not np.isfinite(nll).all():
             raise EngineError(
-                f"expected a finite log-prob for each of {len(at)} environment tokens of trajectory "
+                f"expected a finite log-prob for each of {len(at)} evaluated tokens of trajectory "
                 f"{sequence.trajectory_id}, found {int((~np.isfinite(nll)).sum())} that are not"
             )
         if score.top1 is None:
@@ -169,14 +188,15 @@ def label_tokens(tokens: PoolTokens, trajectories: Sequence[Trajectory]) -> Toke
     missing = [name for name in tokens.trajectory_ids if name not in by_id]
     if missing:
         raise DataError(f"expected the trajectory of every sequence, found none for {missing[:3]}")
-    places = np.stack([tokens.trajectory_index, tokens.turns])
-    messages, of_token = np.unique(places, axis=1, return_inverse=True)
-    labels = [by_id[tokens.trajectory_ids[number]].messages[turn].labels for number, turn in messages.T]
+    width = int(tokens.turns.max(initial=0)) + 1
+    places, of_token = np.unique(tokens.trajectory_index * width + tokens.turns, return_inverse=True)
+    messages = [divmod(int(place), width) for place in places]
+    labels = [by_id[tokens.trajectory_ids[number]].messages[turn].labels for number, turn in messages]
     views = [label.get("view", "other") for label in labels]
-    for view, (number, turn) in zip(views, messages.T, strict=True):
+    for view, (number, turn) in zip(views, messages, strict=True):
         if view not in VIEWS:
             found = f"{view!r} in trajectory {tokens.trajectory_ids[number]!r}"
-            raise DataError(f"expected the view {', '.join(VIEWS)}, found {found}", turn=int(turn))
+            raise DataError(f"expected the view {', '.join(VIEWS)}, found {found}", turn=turn)
     said = answered(tokens.sources)
     codes = np.array([VIEWS.index(view) for view in views], dtype=np.int8)
     operations = np.array([label.get("operation", "") for label in labels], dtype=np.str_)
