@@ -181,7 +181,7 @@ def test_a_file_that_holds_no_sums_is_named(tmp_path: Path):
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(DataError, match="expected a Parquet file"):
         read_sums(tmp_path / "torn.parquet")
-    with pytest.raises(DataError, match="expected format 'envecho.sums' version 1"):
+    with pytest.raises(DataError, match=r"expected format 'envecho\.sums' version 1"):
         read_sums(write_pool(tmp_path / "pool.parquet", small_pool(1)))
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from envecho.errors import DataError
 from envecho.evaluation.baselines import CopyBaselines
-from envecho.evaluation.results import BaselineName
+from envecho.evaluation.results import BASELINES, BaselineName, Predictor
 from envecho.evaluation.scores import SAID, pool_requests
 from envecho.evaluation.sums import PoolSums, join_sums, sum_scores
 from envecho.seam import Engine
@@ -80,13 +80,13 @@ def stream_baselines(
     tokenizer: ChatTokenizer,
     *,
     options: StreamOptions | None = None,
-) -> dict[BaselineName, PoolSums]:
+) -> dict[Predictor, PoolSums]:
     """Return the sums of both copy baselines; `max_tokens` of `options` is the context of the model beside them.
 
     Raises:
         DataError: as `evaluate_stream`.
     """
-    parts: dict[BaselineName, list[PoolSums]] = {"ngram": [], "ppm": []}
+    parts: dict[BaselineName, list[PoolSums]] = {name: [] for name in BASELINES}
     options = options or StreamOptions()
     for part in _parts(trajectories, tokenizer, options):
         scores = [baselines.score(sequence, SAID) for sequence in part.sequences]
