@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "lambda": "Say what a lambda really is in each stack, and carry it from one to another.",
     "train": "Train a model on trajectories as a TOML file says.",
     "eval": "Measure on held-out trajectories what a model knows of the world.",
+    "simulate": "Let a model play the world, beside the real one.",
     "export": "Hand trajectories to other projects: chat messages, ATIF, OpenEnv, trainers' rows.",
     "report": "Turn a run folder into one self-contained HTML file.",
     "study": "Compare arms over seeds, paired, and report with intervals.",
