@@ -100,7 +100,7 @@ def evaluate_baselines(
     results: dict[BaselineName, PoolResult] = {}
     for name in BASELINES:
         found = [score[name] for score in scores]
-        sums = sum_scores(sequences, found, trajectories)
+        sums = sum_scores(sequences, found, trajectories, tokenizer)
         results[name] = summarize_pool(pool_tokens(sequences, found), sequences, trajectories, sums=sums, seed=seed)
     return results
 

@@ -71,7 +71,7 @@ def evaluate_pool(
         sequences,
         trajectories,
         swap=plan.gather(tokens, scores[len(own) :]) if plan else None,
-        sums=sum_scores(sequences, scores[: len(own)], trajectories),
+        sums=sum_scores(sequences, scores[: len(own)], trajectories, tokenizer),
         seed=seed,
     )
 

@@ -8,12 +8,13 @@ trajectories side by side or scored again after a change, such as controls and p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from envecho.errors import DataError
 from envecho.evaluation.baselines import CopyBaselines
+from envecho.evaluation.facts import ChangedText
 from envecho.evaluation.results import BASELINES, BaselineName, Predictor
 from envecho.evaluation.scores import SAID, pool_requests
 from envecho.evaluation.sums import PoolSums, join_sums, sum_scores
@@ -23,9 +24,6 @@ from envecho.trajectory import Trajectory
 
 CHUNK_TOKENS: Final = 65_536
 """Tokens of a part: enough that batches by length are full, and little beside any model."""
-
-ChangedText = Mapping[tuple[str, int], Sequence[tuple[int, int]]]
-"""By trajectory id and turn: ranges of characters that came out otherwise in another run of the same commands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +67,16 @@ def evaluate_stream(
         requests = pool_requests(part.sequences, SAID)
         scores = engine.logprobs(requests)
         other = {} if temperature is None else {temperature: engine.logprobs(requests, temperature=temperature)}
-        parts.append(sum_scores(part.sequences, scores, part.trajectories, at_temperature=other))
+        parts.append(
+            sum_scores(
+                part.sequences,
+                scores,
+                part.trajectories,
+                tokenizer,
+                at_temperature=other,
+                changed=options.changed,
+            )
+        )
         options.on_progress(len(part.trajectories))
     return _join(parts)
 
@@ -91,7 +98,8 @@ def stream_baselines(
     for part in _parts(trajectories, tokenizer, options):
         scores = [baselines.score(sequence, SAID) for sequence in part.sequences]
         for name, found in parts.items():
-            found.append(sum_scores(part.sequences, [score[name] for score in scores], part.trajectories))
+            of_name = [score[name] for score in scores]
+            found.append(sum_scores(part.sequences, of_name, part.trajectories, tokenizer, changed=options.changed))
         options.on_progress(len(part.trajectories))
     return {name: _join(found) for name, found in parts.items()}
 

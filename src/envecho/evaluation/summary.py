@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envecho.errors import DataError
+from envecho.evaluation.facts import fold_keys
 from envecho.evaluation.intervals import ratio_stat
 from envecho.evaluation.results import (
     TOKEN_CLASSES,
@@ -28,7 +29,7 @@ from envecho.evaluation.results import (
     SliceResult,
     Stat,
 )
-from envecho.evaluation.sums import ALL, BOILERPLATE, LABEL, OPERATION, TEMPERATURE, PoolSums
+from envecho.evaluation.sums import ALL, BOILERPLATE, LABEL, OPERATION, TEMPERATURE, PoolSums, Totals, add_totals
 
 _COMPARED: Final[Mapping[Literal["derivable", "all"], tuple[str, str]]] = {
     "derivable": (LABEL, "derivable"),
@@ -55,7 +56,7 @@ def summarize_sums(sums: PoolSums, *, seed: int = 0) -> PredictorResult:
         ce_per_byte=figures.ratio(whole.nats, whole.num_bytes, num_tokens),
         ce_first_view=figures.ce(LABEL, "first"),
         ce_derivable=figures.ce(LABEL, "derivable"),
-        top1_accuracy=figures.top1(ALL, ALL),
+        top1_accuracy=figures.accuracy(whole),
         action_swap_gap=None,
         num_tokens=num_tokens,
         by_source={key: stat for key, stat in sources.items() if stat is not None},
@@ -79,28 +80,35 @@ class _Figures:
     def ratio(self, numerators: NDArray[Any], denominators: NDArray[Any], num_tokens: int) -> Stat | None:
         return ratio_stat(numerators, denominators, self.tasks, num_tokens=num_tokens, seed=self.seed)
 
-    def ce(self, dimension: str, key: str) -> Stat | None:
-        found = self.sums.totals(dimension, key)
+    def cost(self, found: Totals) -> Stat | None:
         return self.ratio(found.nats, found.num_tokens, int(found.num_tokens.sum()))
 
-    def top1(self, dimension: str, key: str) -> Stat | None:
-        found = self.sums.totals(dimension, key)
+    def accuracy(self, found: Totals) -> Stat | None:
         return self.ratio(found.num_top1, found.num_tokens, int(found.num_tokens.sum()))
 
+    def ce(self, dimension: str, key: str) -> Stat | None:
+        return self.cost(self.sums.totals(dimension, key))
+
     def slices(self, dimension: str) -> dict[str, SliceResult]:
-        costs = {key: self.ce(dimension, key) for key in self.sums.keys(dimension)}
-        total = sum(cost.num_tokens for cost in costs.values() if cost is not None)
+        parts = {key: self.sums.totals(dimension, key) for key in self.sums.keys(dimension)}
+        names = fold_keys({key: int(part.num_tokens.sum()) for key, part in parts.items()})
+        folded = {
+            name: add_totals([part for key, part in parts.items() if names[key] == name])
+            for name in sorted(dict.fromkeys(names.values()), key=lambda name: name not in parts)
+        }
+        total = sum(int(part.num_tokens.sum()) for part in folded.values())
         return {
-            key: SliceResult(ce=cost, top1_accuracy=self.top1(dimension, key), share=cost.num_tokens / total)
-            for key, cost in costs.items()
-            if cost is not None
+            name: SliceResult(ce=cost, top1_accuracy=self.accuracy(part), share=cost.num_tokens / total)
+            for name, part in folded.items()
+            if (cost := self.cost(part)) is not None
         }
 
     def operations(self) -> dict[str, OperationResult]:
         total = int(self.sums.totals(LABEL, "derivable").num_tokens.sum())
         results: dict[str, OperationResult] = {}
         for key in self.sums.keys(OPERATION):
-            cost, accuracy = self.ce(OPERATION, key), self.top1(OPERATION, key)
+            found = self.sums.totals(OPERATION, key)
+            cost, accuracy = self.cost(found), self.accuracy(found)
             if cost is not None and accuracy is not None:
                 results[key] = OperationResult(ce=cost, top1_accuracy=accuracy, share=cost.num_tokens / total)
         return results

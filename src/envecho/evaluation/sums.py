@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from envecho.errors import DataError
-from envecho.evaluation.facts import FactColumn, TokenFacts
+from envecho.evaluation.facts import ChangedText, FactColumn, TokenFacts, token_facts
 from envecho.evaluation.results import TOKEN_CLASSES, Predictor
 from envecho.evaluation.scores import ENV, SAID, PoolTokens, has_role, label_tokens, pool_tokens
 from envecho.seam import Scores
-from envecho.tokens import TokenizedTrajectory
+from envecho.tokens import ChatTokenizer, TokenizedTrajectory
 from envecho.trajectory import SOURCES, Trajectory
 
 FORMAT: Final = "envecho.sums"
@@ -65,6 +65,20 @@ class Totals:
     num_tokens: NDArray[np.int64]
     num_bytes: NDArray[np.int64]
     num_top1: NDArray[np.int64]
+
+
+def add_totals(parts: Sequence[Totals]) -> Totals:
+    """Return the sums of some slices together."""
+
+    def column(name: str) -> NDArray[Any]:
+        return np.sum([getattr(part, name) for part in parts], axis=0)
+
+    return Totals(
+        nats=column("nats"),
+        num_tokens=column("num_tokens"),
+        num_bytes=column("num_bytes"),
+        num_top1=column("num_top1"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,19 +141,23 @@ def sum_scores(
     sequences: Sequence[TokenizedTrajectory],
     scores: Sequence[Scores],
     trajectories: Sequence[Trajectory],
+    tokenizer: ChatTokenizer,
     *,
     at_temperature: Mapping[float, Sequence[Scores]] | None = None,
+    changed: ChangedText | None = None,
 ) -> PoolSums:
     """Add up a predictor's scores of what the world and its harness said, with all facts about these tokens.
 
-    `scores` are of `pool_requests(sequences, SAID)`, one per sequence; `at_temperature` are those at others than 1.
+    `scores` are of `pool_requests(sequences, SAID)`, one per sequence; `at_temperature` are those at others than 1;
+    `changed` is for `token_facts`.
 
     Raises:
         DataError, EngineError: as `pool_tokens` and `sum_tokens`.
     """
     tokens = pool_tokens(sequences, scores, roles=SAID)
     others = {at: pool_tokens(sequences, found, roles=SAID).nll for at, found in (at_temperature or {}).items()}
-    return sum_tokens(tokens, trajectories, nll_at=others)
+    facts = token_facts(tokens, sequences, trajectories, tokenizer, changed=changed)
+    return sum_tokens(tokens, trajectories, facts=facts, nll_at=others)
 
 
 def sum_tokens(
@@ -156,16 +174,18 @@ def sum_tokens(
     Raises:
         DataError: as `label_tokens`; a column of facts is not as long as the tokens.
     """
-    own = _own_columns(tokens, trajectories)
+    columns = _own_columns(tokens, trajectories)
+    if facts is not None:
+        columns |= {dimension: column for dimension, column in facts.columns.items()}  # noqa: C416
     parts: list[_Rows] = []
-    for dimension, column in (*own.items(), *(facts.columns.items() if facts else ())):
+    for dimension, column in columns.items():
         if column.codes.shape != tokens.nll.shape:
             raise DataError(
                 f"expected a fact of {dimension} for each of {len(tokens)} tokens, found {len(column.codes)}"
             )
         parts += _add_up(dimension, column, tokens, tokens.nll)
     for temperature, nll in (nll_at or {}).items():
-        everything = FactColumn(keys=(repr(float(temperature)),), codes=-own[ALL].codes)
+        everything = FactColumn(keys=(repr(float(temperature)),), codes=-columns[ALL].codes)
         parts += _add_up(TEMPERATURE, everything, tokens, nll)
     task_of = {trajectory.id: trajectory.task_id for trajectory in trajectories}
     return _table(parts, tokens.trajectory_ids, [task_of[name] for name in tokens.trajectory_ids])
