@@ -16,7 +16,6 @@ observations, labelled or not (`controls`), and baselines that do not read comma
 from __future__ import annotations
 
 import itertools
-import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from envecho.errors import DataError
 from envecho.evaluation.intervals import ratio_stat
+from envecho.evaluation.probe_status import status_phrase
 from envecho.evaluation.results import Stat, SwapCounts
 from envecho.evaluation.scores import PoolTokens, answer_text, answered
 from envecho.evaluation.variants import Variant, behind_action, make_variant, observation_mask, with_echo_of
@@ -223,5 +223,5 @@ def command_text(message: Message) -> str:
 def _is_failure(answer: Message) -> bool:
     if answer.role == "assistant" or any(s.source in _ERRORS and s.text.strip() for s in answer.segments):
         return True
-    status = "".join(segment.text for segment in answer.segments if segment.source is Source.STATUS)
-    return any(int(number) != 0 for number in re.findall(r"\d+", status))
+    phrase = status_phrase(answer)
+    return phrase is not None and phrase.status != 0
