@@ -18,7 +18,7 @@ from pool_builders import (
 from envecho.errors import DataError
 from envecho.evaluation import evaluate_pool, plan_swaps, score_pool, swap_candidates, tokenize_pool
 from envecho.tokens import ChatTokenizer
-from envecho.trajectory import Message, Segment, Source, ToolCall, Trajectory
+from envecho.trajectory import ExactBranch, Message, Segment, Source, SpanKind, TokenSpan, ToolCall, Trajectory
 
 
 def texts(commands: list[Message]) -> list[str]:
@@ -180,6 +180,60 @@ def test_in_windows_the_true_command_is_scored_behind_the_same_context(tokenizer
     assert found.swap.counts.num_unaligned == 0
     np.testing.assert_array_equal(found.swap.true_nll, found.tokens.nll[found.swap.places])
     assert found.result.action_swap_gap.value == 0
+
+
+class FirstTokenPredictor(LastTokenPredictor):
+    """Knows something only behind one opening of the context; it never sees the command."""
+
+    def __init__(self, vocab_size: int, opening: int) -> None:
+        super().__init__(vocab_size)
+        self._opening = opening
+
+    def rule(self, token_ids, position):
+        return super().rule(token_ids, position) if token_ids[0] == self._opening else {}
+
+
+def test_recorded_ids_that_differ_from_the_rendering_are_no_part_of_the_gap(tokenizer):
+    """Catches a true command that is scored behind the recorded history, and a swapped one behind the rendered one."""
+    trajectory = box_episode(0, silent=False)
+    (rendered,) = tokenize_pool([trajectory], tokenizer)
+    ids = (42, *rendered.token_ids.tolist())
+    spans = (
+        TokenSpan(end=1, kind=SpanKind.SCAFFOLD),
+        TokenSpan(end=len(ids), kind=SpanKind.MIXED, turn=0, num_turns=len(trajectory.messages)),
+    )
+    exact = trajectory.model_copy(update={"branches": (ExactBranch(token_ids=ids, spans=spans),)})
+    found = evaluate_pool(FirstTokenPredictor(len(tokenizer.hf), 42), [exact], tokenizer)
+    assert len(found.swap.places) == found.labels.derivable.sum() > 0
+    assert found.result.action_swap_gap.value == 0
+
+
+def test_the_echo_of_the_command_is_swapped_with_it(tokenizer):
+    """Catches a harness that repeats the true command in front of its output, so that swapping it hides nothing."""
+
+    def echoing(text: str, output: str, labels: dict[str, str]) -> tuple[str, Message]:
+        echo = Segment(source=Source.COMMAND_ECHO, text=f"$ {text}\n")
+        said = answer(output, labels=labels)
+        return text, said.model_copy(update={"segments": (echo, *said.segments)})
+
+    turns = [echoing("cat x", "b\na\n", FIRST), echoing("sort x", "a\nb\n", derivable("sort"))]
+    pool = [episode("echoes", turns)]
+    plan = plan_swaps(pool, tokenize_pool(pool, tokenizer), tokenizer, num_swaps=1)
+    ((request,),) = (plan.swaps[0].swapped[0].requests,)
+    text = tokenizer.hf.decode(request.token_ids, skip_special_tokens=False)
+    assert "sort" not in text
+    assert text.count("$ cat x\n") == 2
+
+
+def test_a_number_in_a_status_is_an_exit_status_only_where_it_says_so():
+    """Catches stand-ins refused for their time or size, which left whole harnesses without a candidate."""
+    turns = [
+        ("ls", answer("a\n", status="[took 3 s, exit status 0]")),
+        ("pwd", answer("/\n", status="[12 moves left]")),
+        ("cat b", answer("b\n", status="[exit code: 1]")),
+        ("wc -l x", answer("1 x\n", labels=derivable("count"))),
+    ]
+    assert texts(swap_candidates(episode("a", turns), 9)) == ["ls", "pwd"]
 
 
 def test_pool_and_swaps_go_to_the_engine_in_one_call(tokenizer, pool):
