@@ -202,7 +202,8 @@ class _Player:
             while (line := self._read(game)) is not None:
                 if line.startswith(":task") and line.removeprefix(":task").strip().isdecimal():
                     game.close()
-                    game = self._deal(int(line.removeprefix(":task")))
+                    free, game = game.free, self._deal(int(line.removeprefix(":task")))
+                    game.free = free
                 elif line.startswith(":"):
                     if not self._follow(line[1:].strip(), game):
                         return

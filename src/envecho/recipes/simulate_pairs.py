@@ -207,15 +207,22 @@ def other_actions(state: State, states: Sequence[State], *, seed: int) -> Iterat
 def _with_other_arguments(own: str, elsewhere: Sequence[str]) -> Iterator[str]:
     call = parse_action(own)
     if isinstance(call, CallText):
-        others = [other for command in elsewhere if isinstance(other := parse_action(command), CallText)]
         for name, value in call.arguments.items():
-            for other in others:
-                if name in other.arguments and other.arguments[name] != value:
-                    yield str(CallText(name=call.name, arguments={**call.arguments, name: other.arguments[name]}))
+            for other in _values_elsewhere(elsewhere, name):
+                if type(other) is type(value) and other != value:
+                    yield str(CallText(name=call.name, arguments={**call.arguments, name: other}))
         return
     things = sorted({word for command in elsewhere for word in _NAMES_A_THING.findall(command)})
     for word in _NAMES_A_THING.findall(own):
         yield from (own.replace(word, thing) for thing in things if thing != word)
+
+
+def _values_elsewhere(elsewhere: Sequence[str], name: str) -> Iterator[Any]:
+    """Yield what calls elsewhere say for an argument of this kind: `customer_id` and `issue_id` are both ids."""
+    for command in elsewhere:
+        call = parse_action(command)
+        arguments = call.arguments if isinstance(call, CallText) else {}
+        yield from (value for key, value in arguments.items() if key.rpartition("_")[2] == name.rpartition("_")[2])
 
 
 def _answers_in(tried: Sequence[tuple[State, str]], world: CollectConfig) -> list[tuple[bool, Message | None]]:
