@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from envecho.errors import DataError
 from envecho.evaluation.facts_actions import answered_action, repeated_turns
 from envecho.evaluation.facts_status import episode_habit, exit_status
+from envecho.evaluation.scores import VIEWS
 from envecho.trajectory import Message, Role, Trajectory
 
 TURN_BUCKETS: Final = ("1", "2", "3-4", "5-8", "9-16", "17+")
@@ -36,7 +38,11 @@ class MessageFacts:
 
 
 def message_facts(trajectory: Trajectory) -> dict[int, MessageFacts]:
-    """Return the facts of every observation of an episode, by turn."""
+    """Return the facts of every observation of an episode, by turn.
+
+    Raises:
+        DataError: a label `view` is none of `VIEWS`.
+    """
     messages = trajectory.messages
     turns = [turn for turn, message in enumerate(messages) if is_observation(message)]
     actions = {turn: answered_action(messages, turn) for turn in turns}
@@ -49,11 +55,19 @@ def message_facts(trajectory: Trajectory) -> dict[int, MessageFacts]:
             tool=actions[turn].tool,
             command=actions[turn].command,
             exit_status=exit_status(messages[turn], trajectory, habit),
-            label=messages[turn].labels.get("view"),
+            label=_label(trajectory, turn),
             repeated=None if actions[turn].text is None else turn in repeated,
         )
         for number, turn in enumerate(turns, 1)
     }
+
+
+def _label(trajectory: Trajectory, turn: int) -> str | None:
+    label = trajectory.messages[turn].labels.get("view")
+    if label is not None and label not in VIEWS:
+        found = f"{label!r} in trajectory {trajectory.id!r}"
+        raise DataError(f"expected the view {', '.join(VIEWS)}, found {found}", turn=turn)
+    return label
 
 
 def is_observation(message: Message) -> bool:

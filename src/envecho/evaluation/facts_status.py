@@ -21,8 +21,8 @@ def exit_status(answer: Message, trajectory: Trajectory, habit: StatusHabit) -> 
     """Return how the command of an observation fared; None where nothing says so.
 
     A status is read where the harness states it. Where it states none, the command succeeded if the answer is whole,
-    is a shell's output alone, and the harness is one that speaks of failures only: the terminal world, or an episode
-    that states a failure and never a success (`habit`, of this episode).
+    is a shell's output alone, and the harness is one that speaks of failures only: the terminal world, or that of an
+    episode that states several failures and never a success (`habit`, of this episode).
     """
     if any(segment.source is Source.TIMEOUT_NOTICE and segment.text.strip() for segment in answer.segments):
         return "timeout"
