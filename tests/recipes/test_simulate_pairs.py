@@ -172,5 +172,6 @@ def test_pairs_that_do_not_fit_are_counted(tokenizer: ChatTokenizer):
 
 def test_an_error_opens_as_the_program_bash_or_the_api_writes_it():
     """Catches odds of a text that no world writes."""
-    assert error_openings("cat a") == ("cat:", "bash:")
+    assert error_openings("cat a") == ("cat:", "bash:", "[exit status")
+    assert error_openings("") == ("bash:", "[exit status")
     assert error_openings('{"name": "get_part", "arguments": {}}') == ('{"error"',)

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @click.option("--base", help="Batch: the model that it was trained from, beside it.")
 @click.option("--world", help="The world, as envecho collect names it: terminal without this and without --data.")
 @click.option("--sandbox", default="bubblewrap", show_default=True, help="Where the world runs, as of collect.")
-@click.option("--split", help="Which tasks of the world (its first split without this).")
+@click.option(
+    "--split", help="Which tasks: the first split to play, held_out or the last one in a batch, without."
+)
 @click.option("--task", type=click.IntRange(min=0), default=0, show_default=True, help="The number of the first task.")
 @click.option("--no-world", is_flag=True, help="The model plays alone; nothing is carried out.")
 @click.option(
@@ -150,13 +152,16 @@ def _batch(typed: str, out: Path, *, overwrite: bool, as_json: bool, **options: 
 def _episodes(out: Path, *, overwrite: bool, **options: Any) -> tuple[str, list[Trajectory]]:
     """Return where the episodes are from, and the episodes; those of a world are collected first."""
     from envecho.errors import ConfigError, DataError
-    from envecho.recipes.collect import collect_to_file
+    from envecho.recipes.collect import collect_to_file, open_collect_suite
     from envecho.trajectory.store import read_trajectories
 
     data: Path | None = options["data"]
     if data is None:
         config = _config(options, num=options["num"] or 24)
-        source = f"{config.world}, {config.policy}" + (f", {config.split}" if config.split else "")
+        if config.split is None:
+            splits = open_collect_suite(config).splits
+            config = config.model_copy(update={"split": "held_out" if "held_out" in splits else splits[-1]})
+        source = f"{config.world}, {config.policy}, {config.split}"
         data = out / "trajectories.parquet"
         if data.exists() and not overwrite:
             raise ConfigError(f"{data} exists; pass --overwrite to collect it anew, or simulate it with --data")

@@ -1,8 +1,10 @@
 """Plan-ahead: which of two actions a model takes for the one that succeeds, by its own prediction of the answers.
 
 It writes its answer to both. Where exactly one looks like a failure (`simulate_answers`), it chooses the other. Else
-the odds decide: how likely it finds it that the answer opens as an error does (`cat:` or `bash:` for a command,
-`{"error"` for a call), and it chooses the action for which that is less likely. Not here: the pairs (`simulate_pairs`).
+the odds decide: how likely it finds it that the answer opens as an error does (`cat:`, `bash:` or `[exit status` for a
+command, `{"error"` for a call), and it chooses the action for which that is less likely.
+
+Not here: the pairs (`simulate_pairs`).
 """
 
 from __future__ import annotations
@@ -101,8 +103,11 @@ def _error_logprobs(
 
 
 def error_openings(command: str) -> tuple[str, ...]:
-    """Return how an error of this action begins: a program names itself, or bash does; an API answers an object."""
+    """Return how an error of this action begins: a program names itself, or bash does, or the status stands alone.
+
+    An API answers an object.
+    """
     if isinstance(parse_action(command), CallText):
         return ('{"error"',)
     program = kind_of(command)
-    return ("bash:",) if program in ("", "bash") else (f"{program}:", "bash:")
+    return tuple(dict.fromkeys((f"{program or 'bash'}:", "bash:", "[exit status")))
