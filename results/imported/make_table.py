@@ -53,7 +53,7 @@ def table(results: dict[str, Any]) -> str:
     """Return the Markdown table: held-out cross-entropy of each pool under each predictor, with intervals."""
     lines = [
         "| pool | trajectories, trained + held out | held-out tokens (tasks) | "
-        + " | ".join(PREDICTORS.values())
+        + " | ".join([*PREDICTORS.values(), "change"])
         + " |",
         "|---" * (4 + len(PREDICTORS)) + "|",
     ]
