@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -43,6 +43,30 @@ class Question:
         reply = self.reply.model_copy(update={"segments": (*self.reply.segments, answer)})
         asked = self.trajectory.with_messages((*self.history, reply))
         return place_output(asked, len(self.history), frozenset({self.source}), tokenizer)
+
+    def place_all(self, texts: Sequence[str], tokenizer: ChatTokenizer) -> list[Continuation | None]:
+        """Return `place` of each text; the history is rendered once where the texts are cut from it alike."""
+        first = self.place(texts[0], tokenizer)
+        told = None if first is None else _answer_ids(first.prompt, texts[0], tokenizer)
+        if first is None or told is None or not np.array_equal(told, first.token_ids):
+            return [first, *(self.place(text, tokenizer) for text in texts[1:])]
+        found: list[Continuation | None] = [first]
+        for text in texts[1:]:
+            ids = _answer_ids(first.prompt, text, tokenizer)
+            found.append(self.place(text, tokenizer) if ids is None else replace(first, token_ids=ids))
+        return found
+
+
+def _answer_ids(prompt: NDArray[np.int32], text: str, tokenizer: ChatTokenizer) -> NDArray[np.int32] | None:
+    """The ids of `text` behind a prompt, encoded with what follows the prompt's last control token.
+
+    None where the text changes the ids of that.
+    """
+    control = np.flatnonzero(np.isin(prompt, list(tokenizer.added_ids)))
+    run = prompt[int(control[-1]) + 1 if len(control) else 0 :].tolist()
+    before = b"".join(tokenizer.token_bytes(token) for token in run).decode(errors="replace")
+    ids = tokenizer.encode_text(before + text)[0]
+    return np.array(ids[len(run) :], dtype=np.int32) if ids[: len(run)] == run else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +154,7 @@ def ask_choices(engine: Engine, questions: Sequence[Choice], tokenizer: ChatToke
     limit = engine.capabilities.max_context_tokens
     placed: list[tuple[Choice, list[Continuation]]] = []
     for question in questions:
-        found = [question.place(text, tokenizer) for text in (*question.yes, *question.no)]
+        found = question.place_all((*question.yes, *question.no), tokenizer)
         whole = [continuation for continuation in found if continuation is not None and fits(continuation, limit)]
         if len(whole) == len(found):
             placed.append((question, whole))
@@ -160,19 +184,20 @@ def ask_open(engine: Engine, questions: Sequence[OpenQuestion], tokenizer: ChatT
     """Let the model answer in its own words; questions that do not fit in its context are left out."""
     limit = engine.capabilities.max_context_tokens
     placed = [(question, question.place(question.truth, tokenizer)) for question in questions]
-    whole = [(q.trajectory.task_id, q.truth, found) for q, found in placed if found is not None and fits(found, limit)]
+    whole = [(q.trajectory.task_id, found) for q, found in placed if found is not None and fits(found, limit)]
     return write_answers(engine, whole, tokenizer)
 
 
 def write_answers(
-    engine: Engine, asked: Sequence[tuple[str, str, Continuation]], tokenizer: ChatTokenizer
+    engine: Engine, asked: Sequence[tuple[str, Continuation]], tokenizer: ChatTokenizer
 ) -> list[OpenAnswer]:
-    """Return the greedy answer to each (task id, true text, place of the true text)."""
+    """Return the greedy answer to each (task id, place of the true text)."""
     written = continue_greedily(engine, [output for *_, output in asked])
     answers: list[OpenAnswer] = []
-    for (task_id, truth, output), ids in zip(asked, written, strict=True):
+    for (task_id, output), ids in zip(asked, written, strict=True):
+        # Both texts are of the ids: a blank that an output begins with may lie in a token of the template's.
         ended = ids[:-1] if ids and ids[-1] in output.stop else ids
-        text = str(tokenizer.hf.decode(ended, skip_special_tokens=False))
+        truth, text = (str(tokenizer.hf.decode(x, skip_special_tokens=False)) for x in (output.token_ids, ended))
         exact = ids == output.token_ids.tolist()
         answers.append(OpenAnswer(task_id=task_id, truth=truth, text=text, exact=exact))
     return answers

@@ -91,7 +91,7 @@ def failure_openings(command: ParsedCommand, habit: StatusHabit) -> tuple[str, .
     """
     names = [f"{program}:" for program in command.programs]
     phrases = [habit.trailing.saying(status).lstrip("\n") for status in habit.failures] if habit.trailing else []
-    openings = sorted({*names, *_SHELLS, *_OTHERS, *phrases}, key=len)
+    openings = sorted({*names, *_SHELLS, *_OTHERS, *phrases}, key=lambda opening: (len(opening), opening))
     kept: list[str] = []
     for opening in openings:
         if not opening.startswith(tuple(kept)):

@@ -114,8 +114,10 @@ def _before_output(answer: Message) -> int:
 
 
 def _names(records: Sequence[FileRecord]) -> list[str]:
+    """The names of everything that exists somewhere in the pool."""
     names = {name for record in records for listing in record.listings for name in listing.names}
-    return sorted(names | {proof.path.rsplit("/", 1)[-1] for record in records for proof in record.proofs})
+    read = {proof.path.rsplit("/", 1)[-1] for record in records for proof in record.proofs if proof.exists}
+    return sorted(names | read)
 
 
 def _absent(

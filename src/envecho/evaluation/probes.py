@@ -83,8 +83,8 @@ def draw_choices(questions: Sequence[ChoiceQuestion], count: int, *, seed: int) 
 
 def free_questions(
     trajectories: Sequence[Trajectory], tokenizer: ChatTokenizer
-) -> tuple[dict[str, list[tuple[str, tuple[str, str, Continuation]]]], Counter[str]]:
-    """Return (task id, output, place) of each short output by operation, and why others are not asked.
+) -> tuple[dict[str, list[tuple[str, tuple[str, Continuation]]]], Counter[str]]:
+    """Return (task id, place) of each short output by operation, and why others are not asked.
 
     Where the pool has labels, of derivable outputs alone: nobody can know the others.
     """
@@ -97,7 +97,7 @@ def free_questions(
     labelled = [output for output in outputs if output[2].labels.get("view") == "derivable"]
     asked = labelled or [output for output in outputs if output[0].messages[output[1] - 1].role == "assistant"]
     counts = Counter({"num_not_derivable": len(outputs) - len(asked)} if labelled else {})
-    groups: dict[str, list[tuple[str, tuple[str, str, Continuation]]]] = {}
+    groups: dict[str, list[tuple[str, tuple[str, Continuation]]]] = {}
     for trajectory, turn, message in asked:
         text = answer_text(message)
         if len(text) > MAX_FREE_TOKENS * 16 or len(tokenizer.encode_text(text)[0]) > MAX_FREE_TOKENS:
@@ -109,7 +109,7 @@ def free_questions(
             counts["num_not_one_run"] += 1
             continue
         name = f"{trajectory.id}-{turn}"
-        groups.setdefault(message.labels.get("operation", ""), []).append((name, (trajectory.task_id, text, place)))
+        groups.setdefault(message.labels.get("operation", ""), []).append((name, (trajectory.task_id, place)))
     return groups, counts
 
 
@@ -158,7 +158,7 @@ def _free_running(
 ) -> ProbeResult:
     groups, counts = free_questions(pool, tokenizer)
     drawn = deal(groups, count, seed=seed)
-    asked = [item for item in drawn if fits(item[2], engine.capabilities.max_context_tokens)]
+    asked = [item for item in drawn if fits(item[1], engine.capabilities.max_context_tokens)]
     answers = write_answers(engine, asked, tokenizer)
     counted = _counted(counts, sum(map(len, groups.values())), len(drawn) - len(asked))
     return _result(_written(answers, seed=seed), len(answers), counted)
