@@ -15,7 +15,7 @@ _MONTH: Final = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _WEEKDAY: Final = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 _MONTH_NUMBER, _DAY_NUMBER = r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
 _ZONE: Final = r"(?:Z| ?[+-][01]\d:?[0-5]\d)?"
-_UNIT: Final = r"(?:ns|us|\xc2\xb5s|ms|s|secs?|seconds?|mins?|minutes?)(?![\w/])"
+_UNIT: Final = r"(?:ns|us|\xc2\xb5s|ms|[num]sec|s|secs?|seconds?|mins?|minutes?)(?![\w/])"
 _LINE: Final = r"(?:^|(?<=\n))"
 _TERMINAL: Final = r"(?:pts/\d{1,4}|tty\w{1,5}|\?)"
 _EPHEMERAL: Final = r"(?:3276[89]|327[7-9]\d|32[89]\d\d|3[3-9]\d{3}|[45]\d{4}|6[0-5]\d{3})(?!\w)"
@@ -37,7 +37,9 @@ VOLATILE_PATTERNS: Final[tuple[tuple[str, str, str], ...]] = (
     ("duration", "m", r"(?<![\w.])\d{1,6}m\d{1,2}\.\d{1,9}s(?!\w)"),
     ("duration", "", rf"\b(?:in|took|time[:=]|elapsed[:=]?) ?(?P<value>\d{{1,9}} ?{_UNIT})"),
     ("rate", "B/s", r"(?<![\w.])\d{1,9}(?:\.\d{1,9})? ?[kKMG]?i?B/s(?!\w)"),
-    ("epoch", "1", r"(?<![\w.])1[5-9]\d{8}(?:\d{3})?(?:\.\d{1,9})?(?![\w.])"),
+    ("epoch", "1", r"(?<![\w.])1[5-9]\d{8}(?:\d{3})?(?:\.\d{1,12})?(?![\w.])"),
+    ("load", "load av", r"\bload averages?: (?P<value>\d{1,5}\.\d\d,? \d{1,5}\.\d\d,? \d{1,5}\.\d\d)"),
+    ("inode", "node: ", r"\bInode: (?P<value>\d{1,20})"),
     ("uuid", "-", r"(?<!\w)[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}(?!\w)"),
     ("hash", "", r"(?<!\w)(?=[a-f]{0,128}\d)(?=\d{0,128}[a-f])[0-9a-f]{7,128}(?!\w)"),
     ("address", "0x", r"(?<!\w)0x[0-9a-fA-F]{6,16}(?!\w)"),
