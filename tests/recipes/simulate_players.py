@@ -93,4 +93,4 @@ def shell_episode(name: str, turns: Sequence[tuple[str, Message]], *, task: str 
         Message(role="user", segments=(Segment(source=Source.TASK, text="Look around."),)),
     )
     messages = [message for command, answer in turns for message in (said(command), answer)]
-    return Trajectory(id=name, task_id=task or name, messages=(*opening, *messages))
+    return Trajectory(id=name, task_id=task or name, messages=(*opening, *messages), metadata={"world": "terminal"})

@@ -58,6 +58,7 @@ def test_every_answer_of_a_real_shell_is_read_from_text_as_its_segments_say():
         seed=0,
         make_world=lambda: TerminalWorld(lambda _: task, limits=limits, max_turns=len(commands) + 2),
         make_policy=lambda: ScriptedPolicy([(command, {}) for command in (*commands, "two\nlines")]),
+        metadata={"world": "terminal"},
     )
     trajectory = run_episode(job, max_turns=len(commands) + 1, timeout_s=1.0)
     places = answer_places(trajectory)
@@ -102,6 +103,17 @@ def test_phrases_of_another_harness_are_not_judged():
             Segment(source=Source.STATUS, text="<returncode>1</returncode>"),
         ),
     )
-    truth = read_truth(other)
-    assert not truth.phrases_known
+    truth = read_truth(other, shows_failures=True)
+    assert (truth.phrases_known, truth.failed) == (False, None)
     assert truth.output == other.content
+
+
+def test_a_harness_that_never_speaks_of_failures_is_not_taken_for_one_that_never_fails():
+    """Catches an import in which everything counts as a success because nothing states a status."""
+    silent = Message(role="user", segments=(Segment(source=Source.STDOUT, text="cat: x: No such file\n"),))
+    assert read_truth(silent, shows_failures=False).failed is None
+    assert read_truth(silent, shows_failures=True).failed is False
+    tool = Message(role="tool", segments=(Segment(source=Source.TOOL_RESULT, text="{}"),))
+    assert read_truth(tool, shows_failures=False).failed is False
+    stated = Message(role="user", segments=(Segment(source=Source.STATUS, text="[exit status 1]"),))
+    assert read_truth(stated, shows_failures=False).failed is True

@@ -85,7 +85,8 @@ def synthetic(num_observations: int = 8) -> Simulation:
     plan = PlanAheadResult(accuracy=stat(0.625), by_words=None, by_odds=stat(0.625))
     return Simulation(
         models={"base": "smollm2-135m", "model": HOSTILE}, source=HOSTILE, command="envecho simulate --out sim",
-        max_tokens=40, seed=0, num_trajectories=8, num_tasks=8, num_unknown_phrases=0, num_long=2,
+        max_tokens=40, seed=0, num_trajectories=8, num_tasks=8, num_unknown_phrases=0,
+        num_failure_unknown=0, num_long=2,
         observations=tuple(observation(number, f"line {number}\n") for number in range(num_observations)),
         results=dict.fromkeys(ROLES, result),
         plan_ahead=PlanAhead(

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 @click.option("--base", help="Batch: the model that it was trained from, beside it.")
 @click.option("--world", help="The world, as envecho collect names it: terminal without this and without --data.")
 @click.option("--sandbox", default="bubblewrap", show_default=True, help="Where the world runs, as of collect.")
-@click.option(
-    "--split", help="Which tasks: the first split to play, held_out or the last one in a batch, without."
-)
+@click.option("--split", help="Which tasks: the first split to play, held_out or the last one in a batch, without.")
 @click.option("--task", type=click.IntRange(min=0), default=0, show_default=True, help="The number of the first task.")
 @click.option("--no-world", is_flag=True, help="The model plays alone; nothing is carried out.")
 @click.option(

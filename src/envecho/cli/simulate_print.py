@@ -57,7 +57,7 @@ def turn_row(turn: Turn) -> dict[str, Any]:
         "cut": guess.cut,
         "looks_failed": guess.failed,
         "truth": truth.text if compared else None,
-        "failed": truth.failed if compared and truth.phrases_known else None,
+        "failed": truth.failed if compared else None,
         "exact": guess.exact if compared else None,
         "similarity": guess.similarity if compared else None,
         "nats": turn.nats,
@@ -74,7 +74,7 @@ def _score(turn: Turn) -> str:
         parts += [same, f"similarity {turn.guess.similarity:.2f}"]
         if turn.nats is not None and turn.num_tokens:
             parts.append(f"truth {turn.nats / turn.num_tokens:.2f} nats per token")
-        if turn.truth.phrases_known and turn.guess.failed != turn.truth.failed:
+        if turn.truth.failed is not None and turn.guess.failed != turn.truth.failed:
             parts.append("a failure not foreseen" if turn.truth.failed else "a failure that was none")
     if turn.guess.cut:
         parts.append("cut at the bound")
@@ -117,11 +117,11 @@ def print_simulation(simulation: Simulation) -> None:
         print_parts(Text(f"{role}: truth {_cell(result.ce_per_token)} nats per token; similarity by answer"))
         print_parts(Text(f"  {_drift(result)}"))
     if simulation.num_unknown_phrases:
-        print_parts(
-            Text(
-                f"{simulation.num_unknown_phrases} answers hold phrases of another harness: compared whole, not judged"
-            )
-        )
+        unknown = simulation.num_unknown_phrases
+        print_parts(Text(f"{unknown} answers hold phrases of another harness: compared whole"))
+    if simulation.num_failure_unknown:
+        unknown = simulation.num_failure_unknown
+        print_parts(Text(f"{unknown} answers do not say whether the action failed: failure is not judged there"))
     _print_plan_ahead(simulation)
 
 

@@ -65,7 +65,8 @@ class Observation(_Record):
 
     `turn` is its message in the trajectory, `number` its place among the answers of the episode, from 1. `output` and
     `harness` are parts of `text`. `phrases_known` says that splitting the true text gives what the world said of
-    itself; where it does not (another harness's phrases), whole messages are compared and `failed` is None.
+    itself; where it does not (another harness's phrases), whole messages are compared. `failed` is None there, and
+    where nothing shows whether the action failed.
     """
 
     trajectory_id: str
@@ -181,6 +182,7 @@ class Simulation(_Record):
     num_trajectories: int
     num_tasks: int
     num_unknown_phrases: int
+    num_failure_unknown: int
     num_long: int
     observations: tuple[Observation, ...]
     results: dict[ModelRole, ModelResult]

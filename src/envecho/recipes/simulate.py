@@ -83,6 +83,7 @@ def simulate(config: SimulateConfig, trajectories: Sequence[Trajectory]) -> Simu
         num_trajectories=len(trajectories),
         num_tasks=len({trajectory.task_id for trajectory in trajectories}),
         num_unknown_phrases=sum(not observation.phrases_known for observation in observations),
+        num_failure_unknown=sum(observation.failed is None for observation in observations),
         num_long=sum(_is_long(observation) for observation in observations),
         observations=tuple(observations),
         results={role: model_result(observations, role, seed=config.seed) for role in config.models},
@@ -170,7 +171,7 @@ def _observations(
                     output=truth.output,
                     harness=truth.harness,
                     phrases_known=truth.phrases_known,
-                    failed=truth.failed if truth.phrases_known else None,
+                    failed=truth.failed,
                     answers=answers,
                 )
             )

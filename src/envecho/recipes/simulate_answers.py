@@ -32,6 +32,7 @@ _FAILED: Final = re.compile(r"^\[(?:timed out after|the machine was stopped|the 
 _API_ERROR: Final = re.compile(r'\s*\{\s*"error"')
 
 _FAILING: Final = frozenset({Source.TOOL_ERROR, Source.TIMEOUT_NOTICE, Source.FORMAT_WARNING})
+_OF_TOOLS: Final = frozenset({Source.TOOL_RESULT, Source.TOOL_ERROR})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +46,17 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrueAnswer(Answer):
-    """A world's answer; `phrases_known` says that its segments say what the split says. Else `output` is all of it."""
+class TrueAnswer:
+    """A world's answer; `phrases_known` says that its segments say what the split says. Else `output` is all of it.
 
+    `failed` is None where nobody knows: behind unknown phrases, or where no failure is shown by a harness of which it
+    is not known that it shows them.
+    """
+
+    text: str
+    output: str
+    harness: str
+    failed: bool | None
     phrases_known: bool
 
 
@@ -74,14 +83,27 @@ def whole_answer(text: str) -> Answer:
     return Answer(text=text, output=text, harness="", failed=split_answer(text).failed)
 
 
-def read_truth(message: Message) -> TrueAnswer:
-    """Split a world's answer, and check the split against its segments."""
+def read_truth(message: Message, *, shows_failures: bool) -> TrueAnswer:
+    """Split a world's answer, and check the split against its segments.
+
+    Args:
+        message: the answer.
+        shows_failures: whether an answer without a sign of failure was a success. What a tool answered always says.
+    """
     split = split_answer(message.content)
     said = "".join(segment.text for segment in message.segments if segment.source.role is Role.ENV_OUTPUT)
     same_output = split.output in (said, f"{said}\n") if split.harness else split.output == said
     known = same_output and split.failed == _stated_failure(message)
     kept = split if known else whole_answer(message.content)
-    return TrueAnswer(text=kept.text, output=kept.output, harness=kept.harness, failed=kept.failed, phrases_known=known)
+    sources = {segment.source for segment in message.segments if segment.source.role is Role.ENV_OUTPUT}
+    told = split.failed or shows_failures or (bool(sources) and sources <= _OF_TOOLS)
+    return TrueAnswer(
+        text=kept.text,
+        output=kept.output,
+        harness=kept.harness,
+        failed=kept.failed if known and told else None,
+        phrases_known=known,
+    )
 
 
 def _stated_failure(message: Message) -> bool:

@@ -16,12 +16,14 @@ from typing import Final, final
 import numpy as np
 
 from envecho.errors import TemplateError
+from envecho.evaluation.facts_status import episode_habit, exit_status
 from envecho.recipes.simulate_answers import TrueAnswer, read_truth
 from envecho.recipes.simulate_prompts import AnswerPrompt, Said, answer_prompt, require_sampling, say_as_world
 from envecho.seam import Engine, SamplingSession
 from envecho.tokens import ChatTokenizer
 from envecho.trajectory import Message, Role, Segment, Source, Trajectory
 from envecho.worlds.explore.history import said_in
+from envecho.worlds.suites import TerminalSuite
 
 EPISODES_TOGETHER: Final = 8
 _ANSWER_ROLES: Final = (Role.ENV_OUTPUT, Role.WARNING)
@@ -57,9 +59,16 @@ def answer_places(trajectory: Trajectory, *, most: int | None = None) -> list[Pl
         if message.role == "assistant":
             command = "\n".join(said_in(message))
         elif command is not None and message.role in ("user", "tool") and _is_answer(message):
-            truth = read_truth(message)
+            truth = read_truth(message, shows_failures=_shows_failures(message, trajectory))
             places.append(Place(turn=turn, number=len(places) + 1, command=command, truth=truth))
     return places[:most]
+
+
+def _shows_failures(answer: Message, trajectory: Trajectory) -> bool:
+    """Whether a failure would show in this answer: the terminal world states it, others where the record says so."""
+    if trajectory.metadata.get("world") == TerminalSuite.name:
+        return True
+    return exit_status(answer, trajectory, episode_habit(trajectory)) is not None
 
 
 def _is_answer(message: Message) -> bool:

@@ -78,10 +78,11 @@ class Game:
 
     def __init__(
         self, engine: Engine, tokenizer: ChatTokenizer, *, opening: Opening | None, world: LiveEpisode | None,
-        max_tokens: int,
+        max_tokens: int, shows_failures: bool,
     ) -> None:  # fmt: skip
         require_sampling(engine)
         self._engine, self._tokenizer, self._world, self._max_tokens = engine, tokenizer, world, max_tokens
+        self._shows_failures = shows_failures
         self.free = world is None
         self._number = 0
         if world is not None:
@@ -123,8 +124,8 @@ class Game:
         self._number += 1
         real = self._carry_out(action)
         self._own += [action, own_words(answer, said.text)]
-        truth = None if real is None else read_truth(real)
-        compared = truth or TrueAnswer(text="", output="", harness="", failed=False, phrases_known=True)
+        truth = None if real is None else read_truth(real, shows_failures=self._shows_failures)
+        compared = truth or TrueAnswer(text="", output="", harness="", failed=None, phrases_known=True)
         nats, num_tokens = (None, 0) if real is None else self._cost(history, real)
         return Turn(
             number=self._number,
@@ -212,7 +213,10 @@ class Table:
             raise
 
     def _game(self, *, opening: Opening | None, world: LiveEpisode | None) -> Game:
-        return Game(self.engine, self.tokenizer, opening=opening, world=world, max_tokens=self.max_tokens)
+        return Game(
+            self.engine, self.tokenizer, opening=opening, world=world, max_tokens=self.max_tokens,
+            shows_failures=self.config.world == TerminalSuite.name,
+        )  # fmt: skip
 
     def _suite(self) -> tuple[TaskSuite, str]:
         suite = open_collect_suite(self.config.model_copy(update={"max_turns": MOST_TURNS}))

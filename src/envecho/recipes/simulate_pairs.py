@@ -117,8 +117,8 @@ def _states(trajectories: Sequence[Trajectory], places: Sequence[Sequence[Place]
         last = -1
         for place in of_trajectory:
             state = State(trajectory=trajectory, place=place)
-            if not place.truth.phrases_known:
-                found.left_out["num_unknown_phrases"] += 1
+            if place.truth.failed is None:
+                found.left_out["num_failure_unknown"] += 1
             elif state.action_turn == last:
                 found.left_out["num_later_answers"] += 1
             else:
@@ -141,7 +141,7 @@ def _recorded_pairs(states: Sequence[State]) -> dict[tuple[str, int], Pair]:
         for state in group:
             kind = kind_of(state.place.command)
             others = [other for other in failed if kind_of(other.place.command) == kind]
-            if not state.place.truth.failed and others:
+            if state.place.truth.failed is False and others:
                 other = min(others, key=lambda one: one.place.command)
                 pairs[state.trajectory.id, state.place.turn] = _pair(
                     state, other.place.command, other.place.truth.text, origin="record"
@@ -179,7 +179,7 @@ def _carry_out(
         for (state, others), (is_same, answer) in zip(waiting, answers, strict=True):
             if not is_same:
                 found.left_out["num_state_differs"] += 1
-            elif answer is not None and (truth := read_truth(answer)).phrases_known and truth.failed:
+            elif answer is not None and (truth := read_truth(answer, shows_failures=True)).failed:
                 found.pairs.append((state, _pair(state, others[0], truth.text, origin="live")))
             elif others[1:]:
                 kept.append((state, others[1:]))

@@ -255,7 +255,7 @@ def _counted(stat: Stat | None) -> Cell:
 
 _REASONS: Final[Mapping[str, str]] = {
     "num_failed_itself": "the recorded action failed itself",
-    "num_unknown_phrases": "the answer holds phrases of another harness",
+    "num_failure_unknown": "nothing says whether the recorded action failed",
     "num_later_answers": "a further answer to the same action",
     "num_without_world": "no world is known in which another action could be carried out",
     "num_without_other": "no other action of the kind is known",
@@ -305,6 +305,7 @@ def _facts(simulation: Simulation) -> list[tuple[str, str]]:
         ("tokens of an answer at most", f"{simulation.max_tokens:,}"),
         ("answers longer than that, compared up to there", f"{simulation.num_long:,}"),
         ("answers with phrases of another harness, compared whole", f"{simulation.num_unknown_phrases:,}"),
+        ("answers that do not say whether the action failed", f"{simulation.num_failure_unknown:,}"),
         ("seed", str(simulation.seed)),
     ]
 
