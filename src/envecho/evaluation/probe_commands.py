@@ -13,12 +13,10 @@ import shlex
 from dataclasses import dataclass
 from typing import Any, Final
 
+from envecho.evaluation.facts_actions import SHELLS
 from envecho.trajectory import Message, Segment, Source, ToolCall
 
 _ARGUMENTS: Final = ("command", "cmd")
-_SHELLS: Final = frozenset({"bash", "cmd", "command", "console", "exec", "execute", "run", "sh", "shell", "terminal"})
-"""Words in the names of tools that run a command; an editor, too, takes a `command`, such as `create`."""
-
 _ANSWER: Final = "answer:"
 _FENCES: Final = (
     re.compile(r"```[\w-]*\n(?P<command>.*?)\n?```", re.DOTALL),
@@ -73,14 +71,15 @@ class ShellTurn:
 def shell_turn(message: Message) -> ShellTurn | None:
     """Return the one command that an assistant turn says; None where it says none, several, or something else.
 
-    A call of a tool that is named like a shell says one where its arguments hold `command` or `cmd` as text, or as a
+    A call of a shell (`facts_actions.SHELLS`) says one where its arguments hold `command` or `cmd` as text, or as a
     list that ends with it; a content says one in a single fence, or where it is one line.
     """
     if message.role != "assistant" or len(message.tool_calls) > 1:
         return None
     if message.tool_calls:
         call = message.tool_calls[0]
-        command = _called(call.arguments) if _SHELLS.intersection(re.split(r"[^a-z]+", call.name.lower())) else None
+        # An editor, too, takes a `command`, such as `create`.
+        command = _called(call.arguments) if call.name.rpartition(".")[2].lower() in SHELLS else None
         return ShellTurn(message=message, command=command) if command else None
     content = message.content.strip()
     found = _fenced(content)

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from envecho.evaluation.facts_status import exit_status
 from envecho.evaluation.probe_asking import Choice
 from envecho.evaluation.probe_commands import ParsedCommand, parse_command
 from envecho.evaluation.probe_record import Exchange, shell_exchanges
@@ -46,7 +47,7 @@ def exit_questions(trajectories: Sequence[Trajectory]) -> tuple[list[Choice], Co
 
 
 def _question(exchange: Exchange, habit: StatusHabit) -> Choice | str:
-    status, parsed = habit.status(exchange.answer), parse_command(exchange.command)
+    status, parsed = _status(exchange, habit), parse_command(exchange.command)
     if status is None:
         return "num_without_status"
     if habit.leads:
@@ -61,6 +62,13 @@ def _question(exchange: Exchange, habit: StatusHabit) -> Choice | str:
     if told != bool(status):
         return "num_failed_otherwise" if status else "num_succeeded_otherwise"
     return _choice(exchange, opening, Source.STDERR, bool(status), openings, ())
+
+
+def _status(exchange: Exchange, habit: StatusHabit) -> int | None:
+    """The status of a command: what is stated, or 0 where the silence of its harness says so."""
+    stated = habit.status(exchange.answer)
+    silent = exit_status(exchange.answer, exchange.trajectory, habit)
+    return 0 if stated is None and silent == "0" else stated
 
 
 def _leading(exchange: Exchange, phrase: StatusPhrase, habit: StatusHabit) -> Choice:
