@@ -19,7 +19,7 @@ from envecho.evaluation.results import Dimension
 from envecho.evaluation.scores import SAID, PoolTokens, pool_tokens
 from envecho.seam import Scores
 from envecho.tokens import ChatTokenizer, TokenizedTrajectory, tokenize_trajectory
-from envecho.trajectory import Message, Segment, Source, ToolCall, Trajectory
+from envecho.trajectory import ExactBranch, Message, Segment, Source, SpanKind, TokenSpan, ToolCall, Trajectory
 
 
 def unscored(sequences: list[TokenizedTrajectory]) -> PoolTokens:
@@ -115,6 +115,16 @@ def test_branches_of_a_rewritten_history_own_each_token_once(qwen3_tokenizer):
     assert len(tokenize_trajectory(thinking, tokenizer)) > 1
     tokens, facts = facts_of([thinking], tokenizer)
     assert Counter(names(facts, "token_class")) == {"novel": len(tokens)}
+
+
+def test_exact_ids_have_the_facts_of_the_text_that_they_say(tokenizer):
+    """Catches streams that only know sequences made from text: a token-exact trace has the same classes."""
+    plain = box_episode(0)
+    (rendered,) = tokenize_trajectory(plain, tokenizer)
+    ids = tuple(rendered.token_ids.tolist())
+    span = TokenSpan(end=len(ids), kind=SpanKind.MIXED, turn=0, num_turns=len(plain.messages))
+    exact = plain.model_copy(update={"branches": (ExactBranch(token_ids=ids, spans=(span,)),)})
+    assert rows(*facts_of([exact], tokenizer)) == rows(*facts_of([plain], tokenizer))
 
 
 def test_labels_and_what_came_before_name_the_view(tokenizer):

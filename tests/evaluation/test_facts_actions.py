@@ -108,6 +108,15 @@ def test_prose_that_no_shell_answered_is_no_command():
     assert answered_action(messages, 1).command is None
 
 
+def test_a_turn_that_the_world_could_not_read_is_no_command():
+    """Catches the first word of a rambling model as a slice of its own: nothing was run."""
+    warning = Segment(source=Source.FORMAT_WARNING, text="[expected one line, nothing was run]")
+    reply = Message(role="user", segments=(warning,), labels={"call": "unparsed"})
+    assert answered_action((command("The task\nis easy."), reply), 1).command is None
+    ran = Message(role="user", segments=(warning,), labels={"call": "invalid"})
+    assert answered_action((command("lss -l"), ran), 1).command == "lss"
+
+
 def test_nothing_before_an_observation_is_no_action():
     """Catches a guess where the episode begins with what the world says."""
     action = answered_action((answer("hello\n"),), 0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Final, cast
 
-from envecho.trajectory import CALL_LABEL, Message, Role, Source, ToolCall
+from envecho.trajectory import CALL_LABEL, CallOutcome, Message, Role, Source, ToolCall
 from envecho.worlds.tool_calls import CallText, FinalAnswer, parse_action
 
 _SHELL_NAMES: Final = """
@@ -139,7 +139,7 @@ def _command_line(tool: str, arguments: str) -> str | None:
 
 
 def _said_command(content: str, answer: Message) -> str | None:
-    """The command line that a text says: its one fence, or all of it where a shell or a world of ours took it whole."""
+    """The command line that a text says: its one fence, or all of it where a shell or a world of ours ran it whole."""
     opening, closing = _TAGS
     if opening in content:
         inside = content.partition(opening)[2].partition(closing)[0]
@@ -152,7 +152,8 @@ def _said_command(content: str, answer: Message) -> str | None:
     if typed:
         return str(json.loads(typed[1], strict=False))
     sources = {segment.source for segment in answer.segments}
-    return content if sources & _SHELL_SOURCES or CALL_LABEL in answer.labels else None
+    carried_out = answer.labels.get(CALL_LABEL, CallOutcome.UNPARSED) != CallOutcome.UNPARSED
+    return content if sources & _SHELL_SOURCES or carried_out else None
 
 
 def _program(line: str) -> str | None:
