@@ -121,6 +121,20 @@ def test_traces_without_labels_get_a_swap_figure(tokenizer, pool):
     assert results["action_swap"].counts["num_used"] == 20
 
 
+def test_the_same_command_after_another_thought_is_no_stand_in(tokenizer):
+    """Catches a swap that changes nothing: no model could lose by it, and the gap of a perfect one would shrink."""
+
+    def said(thought: str, line: str) -> str:
+        return f"{thought}\n\n```bash\n{line}\n```"
+
+    turns = [
+        (said("How many?", "ls | wc -l"), answer("8\n")),
+        (said("Count again.", "ls | wc -l"), answer("7\n")),
+    ]
+    result = run_controls(Listener(tokenizer), [episode("a", turns)], tokenizer)["action_swap"]
+    assert (result.gap, result.counts["num_without_candidate"]) == (None, 2)
+
+
 def test_an_empty_turn_of_the_same_template_stands_where_the_action_was(tokenizer, pool):
     """Catches a blank that drops the turn, and with it the roles that the model expects."""
     listener = Listener(tokenizer)

@@ -27,7 +27,7 @@ from envecho.errors import DataError, EngineError, TemplateError
 from envecho.evaluation.facts_actions import answered_action
 from envecho.evaluation.intervals import ratio_stat
 from envecho.evaluation.results import Control, ControlResult
-from envecho.evaluation.swap import draw, stand_ins, text_hash
+from envecho.evaluation.swap import command_text, draw, stand_ins, text_hash
 from envecho.evaluation.variants import Variant, behind_action, make_variant, with_echo_of
 from envecho.seam import Engine
 from envecho.tokens import ChatTokenizer
@@ -171,9 +171,15 @@ def _plan(observations: Sequence[_Observation], tally: _Tally, *, seed: int) -> 
 
 def _swapped(observation: _Observation, seeds: Sequence[int]) -> _Change | None:
     """The observation behind another action of its episode."""
-    for action, answer in draw(stand_ins(observation.trajectory, observation.turn, output=world_text), 1, seeds):
+    others = stand_ins(observation.trajectory, observation.turn, output=world_text, name=_asked)
+    for action, answer in draw(others, 1, seeds):
         return observation.behind("action_swap", action, with_echo_of(observation.answer, answer))
     return None
+
+
+def _asked(action: Message, answer: Message) -> str:
+    """What an action asks of the world, whatever was thought before it; where that is unknown, all that it says."""
+    return answered_action((action, answer), 1).text or command_text(action)
 
 
 def _shuffled(observation: _Observation, peers: Sequence[_Observation], seeds: Sequence[int]) -> _Change | None:

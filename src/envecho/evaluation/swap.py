@@ -119,21 +119,33 @@ def swap_candidates(trajectory: Trajectory, turn: int) -> list[Message]:
     return [command for command, _ in stand_ins(trajectory, turn)]
 
 
+def command_text(command: Message) -> str:
+    """Return what an assistant turn says and calls, as one text that tells turns apart."""
+    return "\0".join([command.content, *(f"{call.name} {call.arguments}" for call in command.tool_calls)])
+
+
 def stand_ins(
-    trajectory: Trajectory, turn: int, *, output: Callable[[Message], str] = answer_text
+    trajectory: Trajectory,
+    turn: int,
+    *,
+    output: Callable[[Message], str] = answer_text,
+    name: Callable[[Message, Message], str] = lambda command, answer: command_text(command),
 ) -> list[tuple[Message, Message]]:
-    """Return the commands of `swap_candidates`, each with its answer; `output` is what has to differ."""
+    """Return the commands of `swap_candidates`, each with its answer.
+
+    `output` of an answer is what has to differ; `name` of a command and its answer says which commands are the same.
+    """
     if turn == 0 or trajectory.messages[turn - 1].role != "assistant":
         return []
     true_command, true_answer = trajectory.messages[turn - 1], trajectory.messages[turn]
-    true_text, true_output = command_text(true_command), output(true_answer)
+    true_output = output(true_answer)
     found: dict[str, tuple[Message, Message]] = {}
-    same_output = {true_text}
+    same_output = {name(true_command, true_answer)}
     for command, answer in itertools.pairwise(trajectory.messages):
         if command.role == "assistant" and output(answer) == true_output:
-            same_output.add(command_text(command))
+            same_output.add(name(command, answer))
         elif command.role == "assistant" and not _is_failure(answer) and _same_shape(command, true_command):
-            found.setdefault(command_text(command), (command, answer))
+            found.setdefault(name(command, answer), (command, answer))
     return [pair for text, pair in found.items() if text not in same_output]
 
 
@@ -213,11 +225,6 @@ def text_hash(text: str) -> int:
 
 def _same_shape(command: Message, other: Message) -> bool:
     return len(command.tool_calls) == len(other.tool_calls)
-
-
-def command_text(message: Message) -> str:
-    """Return what an assistant turn says and calls, as one text that tells turns apart."""
-    return "\0".join([message.content, *(f"{call.name} {call.arguments}" for call in message.tool_calls)])
 
 
 def _is_failure(answer: Message) -> bool:
