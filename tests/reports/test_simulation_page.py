@@ -131,7 +131,7 @@ def test_the_finding_has_the_same_words_for_every_result():
     words = finding(synthetic())
     assert words.startswith("The base model wrote 25.0 % of the answers exactly as the world, and 25.0 % when it read")
     assert "The model wrote" in words
-    assert "in 62.5 % of 8 pairs; half of them is chance" in words
+    assert "in 62.5 % of 8 pairs (chance: 50 %)" in words
 
 
 def test_a_large_simulation_is_cut_and_what_is_left_out_is_counted(tmp_path: Path):

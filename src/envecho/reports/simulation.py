@@ -132,8 +132,8 @@ def finding(simulation: Simulation) -> str:
         )
         if simulation.plan_ahead is not None and (stat := simulation.plan_ahead.results[role].accuracy) is not None:
             sentences.append(
-                f"Of two actions it told which one succeeds in {_share(stat)} of {stat.num_tokens} pairs; half of them "
-                "is chance."
+                f"Of two actions it told which one succeeds in {_share(stat)} of {stat.num_tokens} pairs "
+                "(chance: 50 %)."
             )
     return " ".join(sentences)
 
