@@ -1,8 +1,8 @@
-"""What the suite says of the planted models: `results/evaluation/planted.json` and the tables of docs/probes.md.
+"""What the suite says of the planted models: `results/evaluation/planted.json` and the table of docs/probes.md.
 
     python tests/evaluation/planted_table.py
 
-No test stands here (`test_planted_models.py` compares the file).
+No test stands here (`test_planted_models.py` compares both).
 """
 
 from __future__ import annotations
@@ -27,6 +27,37 @@ from envecho.evaluation.sums import PoolSums
 from envecho.tokens import ChatTokenizer
 
 PATH: Final = Path(__file__).parents[2] / "results" / "evaluation" / "planted.json"
+DOCS: Final = Path(__file__).parents[2] / "docs" / "probes.md"
+MARKS: Final = ("<!-- planted -->\n", "<!-- end -->\n")
+COLUMNS: Final = {
+    "lookup": "lookup table",
+    "phrases": "knows phrases",
+    "copier": "copier",
+    "blank": "knows nothing",
+    "ngram": "n-gram",
+    "ppm": "ppm",
+}
+ROWS: Final = {
+    "ce_boilerplate": "the harness's phrases, nats/token",
+    "ce_copied": "copied tokens, nats/token",
+    "ce_predictable": "predictable tokens, nats/token",
+    "ce_novel": "novel tokens, nats/token",
+    "ce_derivable": "derivable output, nats/token",
+    "share_boilerplate": "share of all that is saved: phrases",
+    "share_copied": "share of all that is saved: copied",
+    "share_predictable": "share of all that is saved: predictable",
+    "share_novel": "share of all that is saved: novel",
+    "gap_action_swap": "gap, action swapped",
+    "gap_action_blank": "gap, action blanked",
+    "gap_observation_shuffle": "gap, observation shuffled",
+    "exit_status_balanced_accuracy": "`exit_status`, balanced accuracy",
+    "exit_status_auc": "`exit_status`, AUC",
+    "file_exists_balanced_accuracy": "`file_exists`, balanced accuracy",
+    "file_exists_auc": "`file_exists`, AUC",
+    "line_count_exact_match": "`line_count`, exact match",
+    "free_running_exact_match": "`free_running`, exact match",
+    "free_running_edit_similarity": "`free_running`, edit similarity",
+}
 PHRASES: Final = tuple(f"[exit status {status}]" for status in (0, 1, 2))
 MAX_QUESTIONS: Final = 30
 
@@ -78,13 +109,30 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
+def markdown(figures: Mapping[str, Mapping[str, float | None]]) -> str:
+    """The table of the docs; a dash where a predictor has no such figure."""
+
+    def cell(name: str, key: str) -> str:
+        value = figures[name].get(key)
+        # A share of what the blank model saves has no meaning, and -0.00 is 0.00.
+        return "-" if value is None else f"{value + 0.0:.2f}".replace("-0.00", "0.00")
+
+    head = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---|" * len(COLUMNS)]
+    rows = [f"| {text} | " + " | ".join(cell(name, key) for name in COLUMNS) + " |" for key, text in ROWS.items()]
+    return "\n".join([*head, *rows]) + "\n"
+
+
 def main() -> None:
-    """Write the file."""
+    """Write the file and the table."""
     from envecho.engines.pretrained import resolve_model
 
     tokenizer = ChatTokenizer.from_pretrained(resolve_model("smollm2-135m"))
-    PATH.write_text(json.dumps(measure(tokenizer), indent=1) + "\n", encoding="utf-8")
-    print(PATH)
+    figures = measure(tokenizer)
+    PATH.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    before, _, rest = DOCS.read_text(encoding="utf-8").partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    DOCS.write_text(f"{before}{MARKS[0]}{markdown(figures)}{MARKS[1]}{after}", encoding="utf-8")
+    print(PATH, DOCS)
 
 
 if __name__ == "__main__":

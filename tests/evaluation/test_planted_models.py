@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from planted_table import PATH, measure
+from planted_table import DOCS, MARKS, PATH, markdown, measure
 
 from envecho.tokens import ChatTokenizer
 
@@ -32,6 +32,12 @@ def test_the_committed_table_is_what_the_suite_says_today(figures: Figures) -> N
     assert figures.keys() == committed.keys()
     for name, values in committed.items():
         assert figures[name] == pytest.approx(values, abs=2e-4), name
+
+
+def test_the_table_of_the_docs_is_that_of_the_committed_file() -> None:
+    """Catches numbers in the docs that no file holds."""
+    table = markdown(json.loads(PATH.read_text(encoding="utf-8")))
+    assert f"{MARKS[0]}{table}{MARKS[1]}" in DOCS.read_text(encoding="utf-8")
 
 
 def test_the_cost_of_boilerplate_singles_out_the_model_that_knows_phrases_alone(figures: Figures) -> None:

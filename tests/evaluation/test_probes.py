@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -253,3 +255,11 @@ def test_a_real_engine_answers_every_probe(tokenizer: ChatTokenizer, tiny_engine
     }
     assert set(found["exit_status"].measures) == {"accuracy", "balanced_accuracy", "auc", "majority"}
     assert set(found["line_count"].measures) == {"accuracy", "majority", "exact_match", "edit_similarity"}
+
+
+def test_the_example_of_the_docs_prints_what_the_docs_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches an example whose questions have changed."""
+    text = (Path(__file__).parents[2] / "docs" / "probes.md").read_text(encoding="utf-8")
+    code, shown = re.findall(r"```(?:python|text)\n(.*?)```", text, re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out == shown

@@ -30,8 +30,8 @@ _MISSING: Final = (
 def existence_questions(trajectories: Sequence[Trajectory], *, seed: int) -> tuple[list[Choice], Counter[str]]:
     """Return one question for each path that an episode proves to exist or not, and why others have none.
 
-    Each stands at a drawn place between the proof and the next change. Of each whole listing one more path is asked:
-    a name that another listing or path of the pool has and this folder has not.
+    Each stands at a drawn place between the proof and the next change. Of each whole listing one more path is asked, of
+    which it proves that it is not there: a name that the episode has elsewhere, or, where it has none, the pool.
     """
     habit = pool_habit(trajectories)
     records = {trajectory.id: file_record(trajectory, habit) for trajectory in trajectories}
@@ -41,7 +41,8 @@ def existence_questions(trajectories: Sequence[Trajectory], *, seed: int) -> tup
     for trajectory in trajectories:
         record = records[trajectory.id]
         facts = [(proof.path, proof.exists, proof.turn, proof.until) for proof in record.proofs]
-        facts += [found for listing in record.listings if (found := _absent(listing, names, trajectory, seed))]
+        known_names = (_names([record]), names)
+        facts += [found for listing in record.listings if (found := _absent(listing, known_names, trajectory, seed))]
         known = {path for path, *_ in facts[: len(record.proofs)]}
         for place, (path, exists, turn, until) in enumerate(facts):
             if place >= len(record.proofs) and path in known:
@@ -114,18 +115,19 @@ def _before_output(answer: Message) -> int:
 
 
 def _names(records: Sequence[FileRecord]) -> list[str]:
-    """The names of everything that exists somewhere in the pool."""
+    """The names of everything that exists somewhere in these records."""
     names = {name for record in records for listing in record.listings for name in listing.names}
     read = {proof.path.rsplit("/", 1)[-1] for record in records for proof in record.proofs if proof.exists}
     return sorted(names | read)
 
 
 def _absent(
-    listing: Listing, names: Sequence[str], trajectory: Trajectory, seed: int
+    listing: Listing, names: tuple[Sequence[str], Sequence[str]], trajectory: Trajectory, seed: int
 ) -> tuple[str, bool, int, int] | None:
-    """A path that a whole listing shows not to exist, with a name that the pool has elsewhere."""
+    """A path that a whole listing shows not to exist; `names` are those of the episode, and of the pool."""
     rng = random.Random(f"{seed}-{trajectory.id}-{listing.folder}-{listing.turn}")
-    foreign = [name for name in names if name not in listing.names and not name.startswith(".")]
+    kinds = [[name for name in of if name not in listing.names and not name.startswith(".")] for of in names]
+    foreign = kinds[0] or kinds[1]
     if not foreign:
         return None
     name = rng.choice(foreign)
