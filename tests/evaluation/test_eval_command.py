@@ -34,7 +34,7 @@ def test_a_model_is_measured_beside_its_base_and_the_baselines(tiny_dir: Path, d
     printed = Evaluation.model_validate_json(done.stdout)
     assert printed == read_evaluation(tmp_path / "evaluation.json")
     results = printed.pools["new_boxes"]
-    assert set(results) == {"base", "trained", "ngram", "ppm"}
+    assert set(results) == {"base", "trained", "ngram", "ppm", "zstd", "lzma"}
     assert results["base"] == results["trained"]
     for name in ("base", "trained", "ngram", "ppm"):
         assert set(results[name].slices["token_class"]) == {"copied", "predictable", "novel"}
@@ -70,7 +70,7 @@ def test_people_get_a_table_with_the_figures_and_what_was_left_out(tiny_dir: Pat
     assert done.exit_code == 0
     for text in ("new_boxes", "derivable", "first view", "swap gap", "trained", "slice", "filter", "count", "swaps:"):
         assert text in done.stdout
-    for text in ("2 trajectories of 2 tasks", "boilerplate", "copied", "novel", "action blank", "free running"):
+    for text in ("2 trajectories of 2 tasks", "boilerplate", "copied", "novel", "action blank", "free running", "zstd"):
         assert text in done.stdout
     assert max(len(line) for line in done.stdout.splitlines() if "/" not in line) <= 100
 

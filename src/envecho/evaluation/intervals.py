@@ -18,6 +18,9 @@ from envecho.evaluation.results import Stat
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
 
+# Sums in memory while tasks are drawn, or left out one by one: a thousand tasks at once, of more tasks fewer.
+_RESAMPLED_AT_ONCE = 2_000_000
+
 
 def ratio_stat(
     numerators: NDArray[Any],
@@ -78,6 +81,7 @@ def _interval(sums: NDArray[np.float64], *, seed: int) -> tuple[float | None, fl
         n_resamples=NUM_RESAMPLES,
         confidence_level=CONFIDENCE,
         method="BCa",
+        batch=max(1, _RESAMPLED_AT_ONCE // sums.shape[1]),
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(found.low), float(found.high)

@@ -46,6 +46,7 @@ from envecho.evaluation import (
     write_evaluation,
     write_sums,
 )
+from envecho.evaluation.compression import compress
 from envecho.evaluation.controls import run_controls
 from envecho.evaluation.probes import run_probes
 from envecho.evaluation.results import Attribution
@@ -74,8 +75,9 @@ class EvaluationJob:
     """What is to be measured.
 
     `models` are names or folders; `pools` name files or folders of trajectories; `train` is what the model was trained
-    on, without which there are no copy baselines. `temperature` adds `ce_at_temperature`. `controls` are swapped,
-    blanked and shuffled, `probes` questions; both look at `sample` trajectories of each pool, or all of a smaller one.
+    on, without which there are no copy baselines. `temperature` adds `ce_at_temperature`. `controls` are actions that
+    are swapped or blanked, shuffled observations and compressors, `probes` are questions; both look at `sample`
+    trajectories of each pool, or all of a smaller one.
     """
 
     models: Mapping[ModelRole, str]
@@ -122,6 +124,8 @@ def evaluate(job: EvaluationJob) -> Evaluated:
             run.add_model(role, folder)
         if job.train is not None:
             run.add_baselines(job.train)
+        if job.controls:
+            run.add_compressors(job.train)
     return run.evaluated()
 
 
@@ -270,6 +274,13 @@ class _Run:
         """The trajectory of a pool whose tokens are kept: that of the first readout."""
         trajectories, refs = self.samples[pool].trajectories, self.refs[pool]
         return next((t for t in trajectories if refs and t.id == refs[0].trajectory_id), trajectories[0])
+
+    def add_compressors(self, train: Path | None) -> None:
+        """Measure compressors, which see an episode as the model does, and some of what it was trained on."""
+        seed = self.job.seed
+        seen = None if train is None else _sample(train, self.job.sample, seed=seed).trajectories
+        for pool, sample in self.samples.items():
+            self.results[pool].update(compress(sample.trajectories, train=seen, seed=seed))
 
     def _sequences(self, path: Path) -> list[TokenizedTrajectory]:
         return [
