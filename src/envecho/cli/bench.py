@@ -79,6 +79,22 @@ def bench_rollout(worlds: str, step_seconds: str, out: Path | None, as_json: boo
     _show(measure.bench_rollout(worlds=numbers, step_seconds=seconds, **how), out, as_json)
 
 
+@command.command("evaluation")
+@click.option("--model", default="smollm2-135m", show_default=True, help="The real model.")
+@click.option("--num", type=click.IntRange(min=1), default=24, show_default=True, help="Trajectories for it.")
+@click.option("--num-narrow", type=click.IntRange(min=4), default=2000, show_default=True, help="For a narrow one.")
+@click.option("--part", type=click.IntRange(min=1), default=4, show_default=True, help="Trajectories of a turn.")
+@_seed
+@_folder
+@_out
+@_json
+def bench_evaluation(out: Path | None, as_json: bool, **how: Any) -> None:
+    """Measure what an evaluation costs beside a bare forward pass over the same tokens, and its peak memory."""
+    from envecho.recipes import bench_evaluation as measure
+
+    _show(measure.bench_evaluation(**how), out, as_json)
+
+
 @command.command("agreement")
 @click.option("--subject", "subjects", multiple=True, default=("local",), show_default=True, help="May be given often.")
 @click.option("--setting", "names", multiple=True, help="Measure these settings alone; may be given often.")

@@ -49,6 +49,12 @@ UNITS: Final = {
     "packed_time_percent": "time packed, % of plain",
     "read_tokens": "prompt tokens read, per episode",
     "shown_tokens": "prompt tokens shown, per episode",
+    "evaluation_seconds": "evaluation, processor s",
+    "bare_seconds": "bare pass, processor s",
+    "overhead_milliseconds": "beyond it, processor ms per trajectory",
+    "ratio": "ratio",
+    "ratio_low": "from",
+    "ratio_high": "to",
     "peak_memory_bytes": "peak memory",
     "bytes_on_disk": "bytes on disk",
 }
@@ -210,6 +216,8 @@ def _number(key: str, value: float) -> str:
         return f"{value / 1e6:,.0f} MB"
     if key == "num_threads":
         return f"{value:,.0f}"
+    if key.startswith("ratio"):
+        return f"{value:.3f}"
     if key == "world_fraction" or 0 < value < 0.1:
         return f"{value:.2g}"
     return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
