@@ -13,7 +13,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: demo test check smoke clean help sandbox test-verl test-skyrl test-tinker test-serving test-install
+.PHONY: demo test check smoke site newcomer images clean help sandbox test-verl test-skyrl test-tinker test-serving test-install
 
 demo: sandbox $(INSTALLED) ## train a real model on what a real shell answers -> runs/demo/report.html (again: DEMO_ARGS=--overwrite)
 	$(BIN)/envecho demo --out $(DEMO_OUT) $(DEMO_ARGS)
@@ -26,6 +26,16 @@ check: $(INSTALLED) ## lint, format, types, layers, budgets, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/pytest tests/test_layers.py tests/test_budgets.py tests/test_surface.py
+	$(BIN)/mkdocs build --quiet --strict
+
+site: $(INSTALLED) ## the documentation as a site -> build/site/index.html
+	$(BIN)/mkdocs build --quiet --strict
+
+newcomer: sandbox ## type every command of docs/getting-started.md in a fresh environment of its own
+	$(PYTHON) tests/newcomer/walk.py docs/getting-started.md
+
+images: sandbox $(INSTALLED) ## the pictures of the README: a recording of `make demo`, an episode, the report (chromium)
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/images/make.sh
 
 smoke: sandbox $(INSTALLED) ## two short steps of hybrid training in both arms (GRPO with and without ECHO) -> runs/smoke-*
 	$(BIN)/envecho train configs/smoke-echo.toml --out runs/smoke-echo --overwrite

@@ -1,6 +1,7 @@
 """Record a command in a real terminal and write it as one animated SVG, without script and without network.
 
     python docs/images/record.py docs/images/demo.svg -- envecho demo --out runs/demo --overwrite
+    python docs/images/record.py docs/images/show.svg --still -- envecho show FILE --index 2          the end alone
 
 The command runs in a pseudo-terminal; `pyte` plays what it writes on a screen, and every state of the screen that
 lasted becomes a frame. Waiting is cut to `MAX_GAP`, and the whole to about `LENGTH` seconds; a clock in the corner says
@@ -79,7 +80,7 @@ def drawn(screen: pyte.Screen) -> tuple[str, ...]:
         cells = [screen.buffer[row][column] for column in range(screen.columns)]
         spans: list[str] = []
         column = 0
-        for style, run in itertools.groupby(cells, key=lambda c: (c.fg, c.bold, c.reverse)):
+        for style, run in itertools.groupby(cells, key=lambda c: (c.fg, c.bold or c.reverse, c.underscore)):
             text = "".join(cell.data for cell in run)
             if text.strip():
                 spans.append(span(column, text, *style))
@@ -88,12 +89,13 @@ def drawn(screen: pyte.Screen) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def span(column: int, text: str, colour: str, bold: bool, reverse: bool) -> str:
+def span(column: int, text: str, colour: str, bold: bool, underlined: bool) -> str:
     """Return one run of cells of one style; leading blanks become its place."""
     lead = len(text) - len(text.lstrip())
     text = text.strip()
     fill = COLOURS.get(colour.removeprefix("bright"), f"#{colour}" if len(colour) == 6 else COLOURS["default"])
-    weight = ' font-weight="bold"' if bold or reverse else ""
+    weight = ' font-weight="bold"' if bold else ""
+    weight += ' text-decoration="underline"' if underlined else ""
     width = len(text) * CELL_WIDTH
     place = f'x="{(column + lead) * CELL_WIDTH:g}" textLength="{width:g}" lengthAdjust="spacingAndGlyphs"'
     return f'<tspan {place} fill="{fill}"{weight}>{escape(text)}</tspan>'
@@ -110,11 +112,11 @@ def timeline(frames: list[Frame]) -> tuple[list[Frame], list[float]]:
     return kept, starts
 
 
-def svg(frames: list[Frame], *, title: str, columns: int) -> str:
+def svg(frames: list[Frame], *, title: str, columns: int, num_lines: int) -> str:
     """Return the frames as a film strip that a CSS animation moves behind a window."""
     kept, starts = timeline(frames)
     total = starts[-1] + LAST_SECONDS
-    used = max(row for frame in kept for row, line in enumerate(frame.lines) if line) + 1
+    used = min(max(row for frame in kept for row, line in enumerate(frame.lines) if line) + 1, num_lines)
     width, height = columns * CELL_WIDTH + 2 * MARGIN, (used + 1) * CELL_HEIGHT + 2 * MARGIN + 24
     numbers: dict[str, int] = {}
     strips: list[str] = []
@@ -124,9 +126,10 @@ def svg(frames: list[Frame], *, title: str, columns: int) -> str:
             if line:
                 number = numbers.setdefault(line, len(numbers))
                 uses.append(f'<use href="#l{number}" y="{(row + 1) * CELL_HEIGHT}"/>')
-        clock = f"{int(frame.start) // 60}:{int(frame.start) % 60:02d}"
-        at = f'x="{columns * CELL_WIDTH:g}" y="{(used + 1) * CELL_HEIGHT + 6}"'
-        uses.append(f'<text {at} text-anchor="end" fill="#7f8794">{clock}</text>')
+        if len(kept) > 1:
+            clock = f"{int(frame.start) // 60}:{int(frame.start) % 60:02d}"
+            at = f'x="{columns * CELL_WIDTH:g}" y="{(used + 1) * CELL_HEIGHT + 6}"'
+            uses.append(f'<text {at} text-anchor="end" fill="#7f8794">{clock}</text>')
         strips.append(f'<g transform="translate({place * width:g})">{"".join(uses)}</g>')
     moves = [f"{100 * s / total:.3f}%{{transform:translateX({-p * width:g}px)}}" for p, s in enumerate(starts)]
     last = -(len(kept) - 1) * width
@@ -154,14 +157,18 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=100)
     parser.add_argument("--rows", type=int, default=46)
     parser.add_argument("--shown-as", help="the command that the recording shows, where it differs")
+    parser.add_argument("--lines", type=int, default=200, help="how many lines of the screen are shown, from its top")
+    parser.add_argument("--still", action="store_true", help="the last state of the screen, without motion")
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
     title = arguments.shown_as or shlex.join(arguments.command)
     frames, status = record(arguments.command, title, arguments.columns, arguments.rows)
     if status:
         sys.exit(f"the command ended with {status}; nothing is written")
-    arguments.out.write_text(svg(frames, title=title, columns=arguments.columns), encoding="utf-8")
-    print(f"{arguments.out}: {len(frames)} frames recorded, {arguments.out.stat().st_size / 1000:.0f} kB")
+    frames = frames[-1:] if arguments.still else frames
+    drawing = svg(frames, title=title, columns=arguments.columns, num_lines=arguments.lines)
+    arguments.out.write_text(drawing, encoding="utf-8")
+    print(f"{arguments.out}: {len(frames)} frames, {arguments.out.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
