@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report_page import Page
+from page_reader import Page
 
 from envecho.reports import write_report
 

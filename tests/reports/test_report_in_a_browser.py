@@ -28,7 +28,7 @@ document.getElementById("page").onload = (event) => {
     "width", page.documentElement.scrollWidth,
     "styled", getComputedStyle(page.body).margin,
     "detail", page.querySelector(".detail").children.length,
-    "scripts", page.scripts.length,
+    "scripts", [...page.scripts].filter((script) => script.type !== "application/json").length,
   ].join(" ");
 };
 </script>"""

@@ -1,32 +1,21 @@
-"""The parts of a page as plain data: tables, readouts and token views, ready for a template.
+"""The parts of a page as plain data: tables and readouts, ready for a template.
 
-Not here: HTML (`templates/`), reading files (`run_folder`), and the wording of the finding (`finding`).
+Not here: HTML (`templates/`), reading files (`run_folder`), the wording of the finding (`finding`), and trajectories
+(`token_views`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from envecho.evaluation.results import Evaluation, Predictor, Readout
 from envecho.reports import numbers
 from envecho.reports.marks import Run, cut, mark_difference, mark_teacher_forced
 from envecho.reports.numbers import Cell, Unit
-from envecho.reports.palette import PREDICTOR_LABELS, ROLE_LABELS, ordered_pools, pool_title
+from envecho.reports.palette import PREDICTOR_LABELS, ordered_pools, pool_title
 from envecho.reports.schema import PREDICTORS
-from envecho.tokens.view import TokenView, count_roles, count_sources, nll_level
-from envecho.trajectory import Role, Source
-
-MAX_TOKENS: Final = 4000
-"""Tokens of one trajectory that a page draws; the rest is counted in a line below."""
-
-MAX_SHADES: Final = 4
-"""Predictors that can shade a trajectory; `templates/style.css` has a rule for each."""
 
 _COLUMNS: Final[tuple[tuple[str, str, Unit], ...]] = (
     ("CE per token", "ce_per_token", "nats"),
@@ -88,34 +77,6 @@ class ReadoutBlock:
     actual: tuple[Run, ...]
     left_out: int
     answers: tuple[Answer, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenSpan:
-    """One drawn token: its text cut at newlines, CSS classes, who wrote it, and the line that hovering shows."""
-
-    lines: tuple[str, ...]
-    classes: str
-    source: str
-    title: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenBlock:
-    """One drawn trajectory: tokens by turn, the predictors that can shade it (`chosen` does at first), and counts.
-
-    `num_trained` is None where nobody said what is trained.
-    """
-
-    label: str
-    unit: str
-    predictors: tuple[str, ...]
-    chosen: str
-    turns: tuple[tuple[str, tuple[TokenSpan, ...]], ...]
-    roles: tuple[tuple[Role, str, int], ...]
-    sources: tuple[tuple[str, Role, int, str], ...]
-    num_left_out: int
-    num_trained: int | None
 
 
 def headline_table(evaluation: Evaluation) -> Table:
@@ -221,66 +182,3 @@ def readout_block(readout: Readout) -> ReadoutBlock:
         left_out=left_out,
         answers=tuple(answers),
     )
-
-
-def token_block(
-    view: TokenView, *, unit: str = "tokens", weights: NDArray[np.floating[Any]] | None = None
-) -> TokenBlock:
-    """Lay out one trajectory; `unit` is `tokens`, or `characters` for a view of whole segments.
-
-    `weights` `[token]` are what an objective made of the tokens; those above 0 are marked as trained.
-    """
-    characters = unit == "characters"
-    known = [name for name in PREDICTORS if name in view.predictors]
-    predictors = (*known, *(name for name in view.predictors if name not in known))[:MAX_SHADES]
-    shown = view.model_copy(update={"tokens": view.tokens[:MAX_TOKENS]})
-    turns = tuple(
-        (str(turn) if turn >= 0 else "", tuple(_span(shown, place, predictors, weights) for place, _ in run))
-        for turn, run in shown.turns()
-    )
-    sources = count_sources(view, characters=characters)
-    total = sum(sources.values()) or 1
-    roles = count_roles(view, characters=characters)
-    pool = f"{pool_title(view.pool)}, " if view.pool else ""
-    return TokenBlock(
-        label=f"{pool}{view.trajectory_id}",
-        unit=unit,
-        predictors=predictors,
-        chosen="trained" if "trained" in predictors else "".join(predictors[:1]),
-        turns=turns,
-        roles=tuple((role, ROLE_LABELS[role], count) for role, count in roles.items()),
-        sources=tuple((s.value, s.role, count, f"{100 * count / total:.1f} %") for s, count in sources.items()),
-        num_left_out=max(len(view.tokens) - MAX_TOKENS, 0),
-        num_trained=None if weights is None else int((weights > 0).sum()),
-    )
-
-
-def _span(
-    view: TokenView, place: int, predictors: tuple[str, ...], weights: NDArray[np.floating[Any]] | None
-) -> TokenSpan:
-    token = view.tokens[place]
-    classes = ["t", token.source.role.value]
-    title = [token.source.value, f"turn {token.turn}"]
-    if token.source is Source.REDACTED:
-        classes.append("redacted")
-    if weights is not None and weights[place] > 0:
-        classes.append("trained")
-        title.append(f"trained, weight {float(weights[place]):.3g}")
-    for number, name in enumerate(predictors):
-        nll = token.nll.get(name)
-        level = nll_level(nll)
-        if nll is None or level is None:
-            continue
-        classes.append(f"p{number}-{level}")
-        title.append(f"{name} {nll:.3f} nats, p = {_probability(nll)}")
-    return TokenSpan(
-        lines=tuple(token.text.split("\n")),
-        classes=" ".join(classes),
-        source=token.source.value,
-        title=" · ".join(title),
-    )
-
-
-def _probability(nll: float) -> str:
-    percent = 100 * math.exp(-nll)
-    return f"{percent:.1f} %" if percent >= 0.1 else f"{percent:.1e} %"

@@ -1,7 +1,8 @@
-"""The two pictures of a report as matplotlib figures: the training curve with held-out points, and the operations.
+"""The training curve with held-out points, and what all pictures of a report have in common: style, legend, PNG.
 
 Each is drawn wide (screens, PNG) or narrow (phones). Colours are the light ones of `palette`; `svg` turns them into CSS
-variables. Not here: reading files, and inlining (`svg`).
+variables. Not here: reading files, inlining (`svg`), and the other
+pictures (`dot_charts`, `policy_chart`, `comparison_charts`).
 """
 
 from __future__ import annotations
@@ -15,19 +16,18 @@ from io import BytesIO
 from typing import Any, Final
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from envecho.evaluation.results import Evaluation, Predictor, PredictorResult, Stat
-from envecho.reports.palette import COLOURS, PREDICTOR_LABELS, ordered_pools, pool_label, pool_title
-from envecho.reports.schema import COPIERS, PREDICTORS, Metrics
-from envecho.tokens.view import visible_text
+from envecho.reports.palette import COLOURS, PREDICTOR_LABELS, ordered_pools, pool_label
+from envecho.reports.schema import COPIERS, Metrics
 
 _INK, _MUTED, _RULE = (COLOURS[name].light for name in ("ink", "muted", "rule"))
 _POOL_MARKERS: Final = ("o", "s", "^", "D", "v", "P")
-_PREDICTOR_MARKERS: Final[dict[Predictor, str]] = {"base": "o", "trained": "o", "ngram": "s", "ppm": "D"}
 _STYLE: Final[dict[str, Any]] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -55,6 +55,9 @@ _STYLE: Final[dict[str, Any]] = {
     "legend.fontsize": 12,
 }
 
+
+BAND: Final = 21
+"""Steps that the band of a curve is made of; a curve of fewer steps has none."""
 
 Points = list[tuple[int, float]]
 """(step, value) pairs in the order of their steps."""
@@ -115,7 +118,7 @@ def training_chart(metrics: Metrics | None, evaluation: Evaluation | None, *, na
         _draw_panel(ax, panel, evaluation, last)
         ax.set_xlim((-0.26 if narrow else -0.13) * last, (1.2 if narrow else 1.11) * last)
     axes[0].set_ylabel("nats per token")
-    _legend(figure, _training_legend(metrics, evaluation), narrow=narrow)
+    draw_legend(figure, _training_legend(metrics, evaluation), narrow=narrow)
     if narrow:
         figure.subplots_adjust(left=0.12, right=0.99, top=0.955, bottom=0.235, hspace=0.34)
     else:
@@ -129,24 +132,47 @@ def finite_points(rows: Iterable[tuple[int, float | None]]) -> Points:
 
 
 def _window(num_steps: int) -> int:
-    return max(1, num_steps // 20)
+    """The width of a running mean: odd, so that a step has as many values before it as behind it."""
+    return max(1, num_steps // 20) // 2 * 2 + 1
 
 
 def running_mean(points: Sequence[tuple[int, float]]) -> Points:
-    """Return at each step the mean of the last `_window` values."""
-    width = _window(len(points))
+    """Return at each step the mean of the `_window` values around it, of fewer at both ends."""
+    half = _window(len(points)) // 2
     values = [value for _, value in points]
-    means = [values[max(0, end - width) : end] for end in range(1, len(values) + 1)]
-    return [(step, sum(part) / len(part)) for (step, _), part in zip(points, means, strict=True)]
+    means: Points = []
+    for place, (step, _) in enumerate(points):
+        reach = min(half, place, len(points) - 1 - place)
+        part = values[place - reach : place + reach + 1]
+        means.append((step, sum(part) / len(part)))
+    return means
+
+
+def running_band(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float], list[float]]:
+    """Return steps, and the 10 % and 90 % quantiles of the `BAND` values around each, fewer at the ends."""
+    values = np.array([value for _, value in points])
+    half = max(1, min(BAND, len(values)) // 2)
+    parts = [values[max(0, place - half) : place + half + 1] for place in range(len(values))]
+    low, high = (([float(np.quantile(part, q)) for part in parts]) for q in (0.1, 0.9))
+    return [step for step, _ in points], low, high
+
+
+def draw_smoothed(ax: Axes, points: Points, colour: str) -> None:
+    """Draw each step's value faintly, the running mean over it, and the band that holds four of five steps."""
+    if not points:
+        return
+    ax.plot(*zip(*points, strict=True), color=colour, linewidth=0.6, alpha=0.16)
+    if len(points) >= BAND:
+        ax.fill_between(*running_band(points), color=colour, alpha=0.14, linewidth=0)
+    ax.plot(*zip(*running_mean(points), strict=True), color=colour, linewidth=1.4, alpha=0.75)
 
 
 def _draw_panel(ax: Axes, panel: _Panel, evaluation: Evaluation | None, last: int) -> None:
     trained = COLOURS["trained"].light
-    if panel.train:
-        ax.plot(*zip(*panel.train, strict=True), color=trained, linewidth=0.8, alpha=0.22)
-        ax.plot(*zip(*running_mean(panel.train), strict=True), color=trained, linewidth=1.2, alpha=0.6)
+    draw_smoothed(ax, list(panel.train), trained)
     if panel.validation:
-        ax.plot(*zip(*panel.validation, strict=True), color=trained, linewidth=2, marker="o", markersize=3.5)
+        marker = "o" if len(panel.validation) < 40 else ""
+        ax.plot(*zip(*panel.validation, strict=True), color=trained, linewidth=2, marker=marker, markersize=3.5)
     left: list[tuple[float, str]] = []
     right: list[tuple[float, str]] = []
     for place, pool in enumerate(ordered_pools(evaluation.pools) if evaluation else []):
@@ -235,64 +261,12 @@ def _training_legend(metrics: Metrics, evaluation: Evaluation | None) -> list[Li
     return handles
 
 
-def _legend(figure: Figure, handles: list[Line2D], *, narrow: bool) -> None:
+def draw_legend(figure: Figure, handles: Sequence[Line2D], *, narrow: bool, columns: int | None = None) -> None:
+    """Write the legend at the foot of a picture."""
     if not handles:
         return
-    columns = 1 if narrow else len(handles) if len(handles) < 5 else 3
+    if columns is None:
+        columns = 1 if narrow else len(handles) if len(handles) < 5 else 3
     figure.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(0.0, 0.0), ncols=columns, handlelength=2.2, columnspacing=1.6
     )
-
-
-def operations_chart(evaluation: Evaluation, *, narrow: bool = False) -> Figure:
-    """Draw CE on derivable output by operation, a panel per pool, a dot with its interval per predictor."""
-    pools = ordered_pools(evaluation.pools)
-    operations = sorted(
-        {op for pool in pools for result in evaluation.pools[pool].values() for op in result.by_operation}
-    )
-    rows = len(operations) * 44
-    height = (rows + 70) * len(pools) + 110 if narrow else rows + 130
-    figure = Figure(figsize=((370 if narrow else 1000) / 72, height / 72))
-    shape = (len(pools), 1) if narrow else (1, len(pools))
-    axes: list[Axes] = list(figure.subplots(*shape, squeeze=False, sharex=True, sharey=not narrow).flat)
-    for pool, ax in zip(pools, axes, strict=True):
-        _draw_operations(ax, evaluation.pools[pool], operations)
-        ax.set_title(pool_title(pool))
-    axes[-1].set_xlim(left=0)
-    for ax in axes if not narrow else axes[-1:]:
-        ax.set_xlabel("nats per token")
-    present: list[Predictor] = [name for name in PREDICTORS if any(name in evaluation.pools[pool] for pool in pools)]
-    handles = [Line2D([], [], label=PREDICTOR_LABELS[name], **_dot(name)) for name in present]
-    _legend(figure, handles, narrow=narrow)
-    left = 0.24 if narrow else 0.085
-    bottom = (50 + 20 * len(handles)) / height if narrow else 78 / height
-    figure.subplots_adjust(
-        left=left, right=0.985, top=1 - 34 / height, bottom=bottom, wspace=0.06, hspace=70 / max(rows, 1)
-    )
-    return figure
-
-
-def _dot(name: Predictor) -> dict[str, Any]:
-    colour = COLOURS[name].light
-    face = "white" if name == "base" else colour
-    size = 7 if name in ("base", "trained") else 5
-    return {"color": colour, "marker": _PREDICTOR_MARKERS[name], "markersize": size, "markerfacecolor": face,
-            "markeredgewidth": 1.6, "linestyle": "none"}  # fmt: skip
-
-
-def _draw_operations(ax: Axes, results: dict[Predictor, PredictorResult], operations: list[str]) -> None:
-    for row, operation in enumerate(operations):
-        for place, name in enumerate(PREDICTORS):
-            found = results[name].by_operation.get(operation) if name in results else None
-            if found is None:
-                continue
-            y = row + (place - 1.5) * 0.17
-            if found.ce.low is not None and found.ce.high is not None:
-                ax.plot([found.ce.low, found.ce.high], [y, y], color=COLOURS[name].light, linewidth=1.5)
-            ax.plot([found.ce.value], [y], **_dot(name))
-    ax.set_yticks(range(len(operations)), [visible_text(op).replace("\n", " ")[:18] for op in operations])
-    ax.set_ylim(len(operations) - 0.45, -0.55)
-    ax.tick_params(axis="y", labelcolor=_INK, labelsize=12)
-    ax.grid(visible=False, axis="y")
-    for row in range(1, len(operations)):
-        ax.axhline(row - 0.5, color=_RULE, linewidth=1)

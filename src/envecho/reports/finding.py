@@ -12,6 +12,7 @@ from typing import Final
 
 from envecho.evaluation.results import Predictor, PredictorResult, Stat
 from envecho.reports import numbers
+from envecho.reports.answers import attribution_sentence
 from envecho.reports.charts import best_copier
 from envecho.reports.palette import PREDICTOR_LABELS, ordered_pools, pool_label
 from envecho.reports.policy import policy_section
@@ -43,9 +44,13 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One sentence, one line of ratios (or why there is none), the tiles, and what the tiles were measured on."""
+    """One sentence, where the saving lies, one line of ratios (or why there is none), and the tiles.
+
+    `measured_on` says what the tiles were measured on.
+    """
 
     sentence: str
+    learnt: str
     ratios: str
     measured_on: str
     tiles: tuple[Tile, ...]
@@ -55,9 +60,10 @@ def find(run: RunFolder) -> Finding:
     """Return the finding on the hardest pool that was measured; without one, what the training curve says."""
     pools = ordered_pools(run.evaluation.pools) if run.evaluation else []
     if not run.evaluation or not pools:
-        course = policy_section(run.metrics)
+        course = policy_section(run.metrics, run.looks)
         return Finding(
             sentence=course.sentence if course else _curve_sentence(run.metrics),
+            learnt="",
             ratios=_NOT_CONTROLLED if course else _NOT_MEASURED,
             measured_on="",
             tiles=_cost_tiles(run),
@@ -69,6 +75,7 @@ def find(run: RunFolder) -> Finding:
         name, what = ("ce_per_token", "what the world answers")
     return Finding(
         sentence=_sentence(pool, what, name, results),
+        learnt=attribution_sentence(run.evaluation, pool),
         ratios=_ratios(name, results),
         measured_on=_measured_on(pool, results),
         tiles=(*_held_out_tiles(name, results), *_cost_tiles(run)),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -21,12 +21,15 @@ from markupsafe import Markup
 from envecho.reports.palette import colour_variables
 from envecho.tokens.view import visible_text
 
+_SHEETS: Final = ("style.css", "tokens.css")
+_SCRIPTS: Final = ("page.js", "tables.js", "tokens.js", "search.js")
+
 
 def render(template: str, context: Mapping[str, Any], *, chart_css: str = "") -> str:
     """Return the whole page; `context` values are plain data, `Markup` only where this room made it."""
-    sheet = _asset("style.css").replace("/*light*/", colour_variables(dark=False))
+    sheet = "".join(map(_asset, _SHEETS)).replace("/*light*/", colour_variables(dark=False))
     style = sheet.replace("/*dark*/", colour_variables(dark=True)) + chart_css
-    script = _asset("view.js")
+    script = "".join(map(_asset, _SCRIPTS))
     policy = (
         f"default-src 'none'; style-src 'sha256-{_digest(style)}'; script-src 'sha256-{_digest(script)}'; "
         "base-uri 'none'; form-action 'none'"

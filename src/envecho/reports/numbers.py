@@ -10,18 +10,22 @@ from typing import Final, Literal
 
 from envecho.evaluation.results import Stat
 
-Unit = Literal["nats", "share", "gap"]
+Unit = Literal["nats", "share", "gap", "sum"]
 
 MISSING: Final = "–"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A table cell: the figure, and under it the interval (empty where there is none)."""
+    """A table cell: the figure, and under it the interval (empty where there is none).
+
+    `value` is what a column is sorted by, where the text does not say it as exactly.
+    """
 
     text: str
     interval: str = ""
     best: bool = False
+    value: float | None = None
 
 
 def nats(value: float | None, digits: int = 2) -> str:
@@ -39,14 +43,30 @@ def share(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:.1f} %"
 
 
+def write(value: float | None, unit: Unit) -> str:
+    """Return a figure as the tables write it: three decimals, a percentage, or one decimal for sums of nats."""
+    if unit == "share":
+        return share(value)
+    return gap(value, 3) if unit == "gap" else nats(value, 1 if unit == "sum" else 3)
+
+
 def cell(stat: Stat | None, unit: Unit = "nats", *, best: bool = False) -> Cell:
     """Return a figure with its interval as a table cell."""
     if stat is None:
         return Cell(text=MISSING)
-    write = {"nats": lambda x: nats(x, 3), "share": share, "gap": lambda x: gap(x, 3)}[unit]
-    if stat.low is None or stat.high is None:
-        return Cell(text=write(stat.value), best=best)
-    return Cell(text=write(stat.value), interval=f"{write(stat.low)} to {write(stat.high)}", best=best)
+    known = stat.low is not None and stat.high is not None
+    interval = f"{write(stat.low, unit)} to {write(stat.high, unit)}" if known else ""
+    return Cell(text=write(stat.value, unit), interval=interval, best=best, value=stat.value)
+
+
+def share_cell(value: float | None) -> Cell:
+    """Return a fraction as a table cell without an interval."""
+    return Cell(text=share(value), value=value)
+
+
+def count_cell(count: int) -> Cell:
+    """Return a count as a table cell."""
+    return Cell(text=f"{count:,}", value=count)
 
 
 def duration(seconds: float) -> str:

@@ -1,79 +1,71 @@
-"""Writes the pages: one run, several runs side by side, and trajectories alone.
+"""Writes the pages: one run or evaluation, several side by side, and trajectories alone.
 
-Not here: what the parts say (`finding`, `blocks`, `charts`) and how they look (`templates/`).
+Not here: what the parts say (`finding`, `evaluation_parts`, `policy`, `comparison`) and how they look (`templates/`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-from markupsafe import Markup
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from envecho.reports import numbers
-from envecho.reports.blocks import headline_table, operation_table, readout_block, source_table, token_block
-from envecho.reports.charts import chart_style, operations_chart, png_bytes, training_chart
-from envecho.reports.comparison import compare_runs
+from envecho.reports.charts import training_chart
+from envecho.reports.comparison import compare_folders, comparison_pictures
+from envecho.reports.evaluation_parts import evaluation_parts, evaluation_pictures
 from envecho.reports.finding import find
 from envecho.reports.html import render, write_page
+from envecho.reports.pictures import Picture, draw, joint_css, write_pngs
 from envecho.reports.policy import policy_section
 from envecho.reports.policy_chart import policy_chart
 from envecho.reports.run_folder import RunFolder, read_run_folder
-from envecho.reports.svg import InlineSvg, inline_svg
+from envecho.reports.run_views import run_views
+from envecho.reports.token_views import PageView, view_section
 from envecho.tokens.view import TokenView
-from envecho.trajectory import SOURCES, Source
+from envecho.trajectory import Source
 
-MAX_READOUTS_OPEN: Final = 4
-MAX_VIEWS: Final = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Picture:
-    """One picture in the page (wide and narrow) and as PNG."""
-
-    wide: InlineSvg
-    narrow: InlineSvg
-    png: bytes
+_PICTURES = ("course", "chart", "attribution", "classes", "controls", "operations")
 
 
 def write_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
-    """Write `report.html` of a run folder, with `chart.png` and `operations.png` beside it; return its path.
+    """Write `report.html` of a run or evaluation folder, with its pictures beside it as PNG; return its path.
 
-    `out` is another place for the page; its pictures then carry its name (`x.html`, `x-chart.png`). Parts that the
-    folder lacks are named in the page, with the command that makes them.
+    `out` is another place for the page; its pictures then carry its name (`x.html`, `x-chart.png`). Parts that a run
+    lacks are named in the page, with the command that makes them.
 
     Raises:
         DataError: the folder is no run folder, or a file in it has an unknown format, version or key.
     """
     run = read_run_folder(Path(run_dir))
     path = Path(out) if out is not None else run.path / "report.html"
-    pictures = _pictures(run)
-    context = _report_context(run) | {
-        name: {"wide": Markup(picture.wide.markup), "narrow": Markup(picture.narrow.markup)}
-        for name, picture in pictures.items()
-    }
-    css = "".join(picture.wide.css + picture.narrow.css for picture in pictures.values())
-    write_page(path, render("report.html", context, chart_css=css))
-    for name, picture in pictures.items():
-        stem = "" if path.stem == "report" else f"{path.stem}-"
-        path.with_name(f"{stem}{name}.png").write_bytes(picture.png)
+    pictures = _run_pictures(run) | evaluation_pictures(run.evaluation)
+    context = _report_context(run) | dict.fromkeys(_PICTURES) | pictures
+    write_page(path, render("report.html", context, chart_css=joint_css(pictures)))
+    write_pngs(pictures, path)
     return path
 
 
-def write_comparison(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
-    """Write one page with the headline figures of several runs: each seed, their mean and median; return its path.
+def write_comparison(folders: Sequence[str | Path], out: str | Path) -> Path:
+    """Write one page that sets runs and evaluations side by side, with its pictures beside it; return its path.
+
+    Seeds of one configuration form one group with intervals over them; evaluations of the same trajectories are
+    compared pairwise, token by token of the same tasks.
 
     Raises:
-        DataError: a folder has no `summary.json` of a known version.
+        DataError: a folder holds nothing to compare, or a file in it has an unknown format, version or key.
     """
-    groups = compare_runs([Path(folder) for folder in run_dirs])
-    return write_page(Path(out), render("comparison.html", {"title": "Runs side by side", "groups": groups}))
+    path = Path(out)
+    comparison = compare_folders([Path(folder) for folder in folders])
+    pictures = comparison_pictures(comparison)
+    context = {"title": "Side by side", "comparison": comparison, "curves": None, "pools": None} | pictures
+    write_page(path, render("comparison.html", context, chart_css=joint_css(pictures)))
+    write_pngs(pictures, path)
+    return path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,43 +93,25 @@ def write_token_page(
         weights: one array `[token]` per view: what an objective made of its tokens; None where nobody said.
     """
     of_view = weights or [None] * len(views)
-    blocks = [token_block(view, unit=unit, weights=w) for view, w in zip(views, of_view, strict=True)]
-    present = {token.source for view in views for token in view.tokens}
-    search = search or PageSearch()
-    context = {
-        "title": title,
-        "views": blocks,
-        "search": search,
-        "has_redacted": Source.REDACTED in present,
-        "sources": [
-            (source.value, source.role, not search.sources or source in search.sources)
-            for source in SOURCES
-            if source in present
-        ],
-    }
+    section = view_section(
+        [PageView(view=view, unit=unit, weights=weight) for view, weight in zip(views, of_view, strict=True)]
+    )
+    context = {"title": title, "section": section, "search": search or PageSearch()}
     return write_page(Path(out), render("tokens.html", context))
 
 
 def _report_context(run: RunFolder) -> dict[str, Any]:
     evaluation, summary = run.evaluation, run.summary
-    readouts = [readout_block(readout) for readout in evaluation.readouts] if evaluation else []
-    views = evaluation.token_views if evaluation else ()
     return {
         "title": f"What the model learnt: {run.path.resolve().name}",
+        "kind": "evaluation" if run.is_evaluation else "run",
         "name": run.path.resolve().name,
         "finding": find(run),
         "missing": run.missing,
-        "chart": None,
-        "operations": None,
-        "course": None,
-        "fared": policy_section(run.metrics),
-        "headline": headline_table(evaluation) if evaluation and evaluation.pools else None,
-        "by_operation": operation_table(evaluation) if evaluation and evaluation.pools else None,
-        "by_source": source_table(evaluation) if evaluation and evaluation.pools else None,
-        "readouts": readouts[:MAX_READOUTS_OPEN],
-        "more_readouts": readouts[MAX_READOUTS_OPEN:],
-        "views": [token_block(view) for view in views[:MAX_VIEWS]],
-        "num_views_left_out": max(len(views) - MAX_VIEWS, 0),
+        "fared": policy_section(run.metrics, run.looks),
+        "evaluation": evaluation_parts(evaluation),
+        "tokens": run_views(run),
+        "search": PageSearch(),
         "summary": summary,
         "facts": _facts(run),
         "phases": [
@@ -145,7 +119,7 @@ def _report_context(run: RunFolder) -> dict[str, Any]:
             for phase in (summary.phases if summary else ())
         ],
         "config": run.config,
-        "command": (summary.command if summary else None) or "envecho train config.toml --out NEW_FOLDER",
+        "command": (summary.command if summary else None) or run.command,
     }
 
 
@@ -162,6 +136,8 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
             ("memory at most", numbers.gigabytes(made.peak_memory_bytes)),
             *((f"{role} tokens", f"{count:,}") for role, count in made.tokens.items()),
         ]
+    if run.evaluation:
+        facts += [(f"predictor {name}", model) for name, model in run.evaluation.models.items()]
     speeds = [row.tokens_per_second for row in (run.metrics.train if run.metrics else ()) if row.tokens_per_second]
     if speeds:
         facts.append(("environment tokens per second (median)", f"{median(speeds):,.0f}"))
@@ -170,39 +146,24 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
     return facts
 
 
-def _pictures(run: RunFolder) -> dict[str, _Picture]:
-    pictures: dict[str, _Picture] = {}
+def _run_pictures(run: RunFolder) -> dict[str, Picture]:
     metrics, evaluation = run.metrics, run.evaluation
     if metrics and policy_section(metrics):
-        pictures["course"] = _picture(
+        course = draw(
             "course",
-            lambda narrow: policy_chart(metrics, narrow=narrow),
+            lambda narrow: policy_chart(metrics, run.looks, narrow=narrow),
             title="The run step by step",
             description="Its figures are in the tables below",
         )
-    elif (metrics and (metrics.train or metrics.validation)) or (evaluation and evaluation.pools):
-        pictures["chart"] = _picture(
+        return {"course": course}
+    if run.is_evaluation:
+        return {}
+    if (metrics and (metrics.train or metrics.validation)) or (evaluation and evaluation.pools):
+        chart = draw(
             "chart",
             lambda narrow: training_chart(metrics, evaluation, narrow=narrow),
             title="Cross-entropy over training",
             description="Its figures are in the table of held-out figures below",
         )
-    if evaluation and any(r.by_operation for pool in evaluation.pools.values() for r in pool.values()):
-        pictures["operations"] = _picture(
-            "operations",
-            lambda narrow: operations_chart(evaluation, narrow=narrow),
-            title="Cross-entropy by operation",
-            description="Its figures are in the table under the picture",
-        )
-    return pictures
-
-
-def _picture(name: str, draw: Callable[[bool], Figure], *, title: str, description: str) -> _Picture:
-    """Draw it wide and narrow; ids in the page begin with its first two letters."""
-    with chart_style(name):
-        wide, narrow = draw(False), draw(True)
-        return _Picture(
-            wide=inline_svg(wide, prefix=f"{name[:2]}w", title=title, description=description),
-            narrow=inline_svg(narrow, prefix=f"{name[:2]}n", title=title, description=description),
-            png=png_bytes(wide),
-        )
+        return {"chart": chart}
+    return {}

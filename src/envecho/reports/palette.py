@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from envecho.evaluation.results import Predictor
+from envecho.evaluation.results import Control, Predictor
 from envecho.tokens.view import visible_text
 from envecho.trajectory import Role
 
@@ -37,13 +37,30 @@ COLOURS: Final[Mapping[str, Colour]] = {
     "action": Colour(light="#0064a6", dark="#62b2f0"),
     "env_output": Colour(light="#00704f", dark="#46c79d"),
     "warning": Colour(light="#8f5a00", dark="#e5a935"),
+    "boilerplate": Colour(light="#c08a1e", dark="#d9a441"),
+    "copied": Colour(light="#8fa3b8", dark="#74889d"),
+    "predictable": Colour(light="#00805c", dark="#3fbf94"),
+    "novel": Colour(light="#5a68d6", dark="#8e9bff"),
+    "volatile": Colour(light="#b07fc0", dark="#c79bd4"),
+    "series1": Colour(light="#2f55c7", dark="#8fa8ff"),
+    "series2": Colour(light="#b3541e", dark="#f0955c"),
+    "series3": Colour(light="#0e7f6b", dark="#4fc9b0"),
+    "series4": Colour(light="#94438f", dark="#d792d2"),
+    "series5": Colour(light="#7a6a12", dark="#cdb94a"),
+    "series6": Colour(light="#5b6472", dark="#a3adba"),
 }
+"""Every light value is its own: `svg` finds a colour's name by it."""
+
+SERIES: Final = tuple(name for name in COLOURS if name.startswith("series"))
+"""Colours of runs and configurations that are compared, in their order."""
 
 PREDICTOR_LABELS: Final[Mapping[Predictor, str]] = {
     "base": "base model",
     "trained": "trained model",
     "ngram": "n-gram copier",
     "ppm": "suffix copier",
+    "zstd": "Zstandard",
+    "lzma": "LZMA",
 }
 
 ROLE_LABELS: Final[Mapping[Role, str]] = {
@@ -51,6 +68,21 @@ ROLE_LABELS: Final[Mapping[Role, str]] = {
     Role.ACTION: "action",
     Role.ENV_OUTPUT: "env_output",
     Role.WARNING: "warning",
+}
+
+PART_LABELS: Final[Mapping[str, str]] = {
+    "boilerplate": "the harness’s phrases",
+    "copied": "copied output",
+    "predictable": "predictable output",
+    "novel": "novel output",
+    "volatile": "volatile output",
+}
+"""The harness's phrases and the four classes of the world's own tokens, in the order of a report."""
+
+CONTROL_LABELS: Final[Mapping[Control, str]] = {
+    "action_swap": "another command",
+    "action_blank": "no command",
+    "observation_shuffle": "another episode",
 }
 
 _POOLS: Final[Mapping[str, str]] = {"new_boxes": "boxes never seen", "new_commands": "new commands on seen boxes"}

@@ -6,22 +6,24 @@ Plain data from `metrics.jsonl`, in the same words for a good and for a bad run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from envecho.evaluation.results import Stat
 from envecho.reports import numbers
 from envecho.reports.blocks import Group, Row, Table
-from envecho.reports.numbers import Cell
+from envecho.reports.looks import Look
+from envecho.reports.numbers import Cell, Unit
 from envecho.reports.schema import AlarmRow, EvaluationRow, Metrics, TrainRow
 
 WINDOW: Final = 10
 """Steps that the first and the last column of the health table are the mean of, or half the run where it is shorter."""
 
-_FIGURES: Final = (
+FIGURES: Final[tuple[tuple[str, str, Unit], ...]] = (
     ("solve_rate", "own rollouts solved", "share"),
-    ("env_ce", "environment CE of own rollouts, nats", "nats"),
-    ("warning_ce", "warning CE of own rollouts, nats", "nats"),
+    ("env_ce", "environment CE of training episodes, nats", "nats"),
+    ("warning_ce", "warning CE of training episodes, nats", "nats"),
     ("action_entropy", "action entropy, nats", "nats"),
     ("distinct_command_fraction", "distinct commands", "share"),
     ("distinct_output_fraction", "distinct outputs", "share"),
@@ -49,8 +51,8 @@ class PolicySection:
     alarms: tuple[tuple[int, str, str], ...]
 
 
-def policy_section(metrics: Metrics | None) -> PolicySection | None:
-    """Return what is said of a run with rollouts; None where there were none."""
+def policy_section(metrics: Metrics | None, looks: Mapping[int, Look] | None = None) -> PolicySection | None:
+    """Return what is said of a run with rollouts, None where there were none; `looks` by step have intervals."""
     rows = [
         row for row in (metrics.train if metrics else ()) if row.solve_rate is not None or row.mean_turns is not None
     ]
@@ -58,7 +60,7 @@ def policy_section(metrics: Metrics | None) -> PolicySection | None:
         return None
     return PolicySection(
         sentence=_sentence(rows, metrics.evaluation),
-        looks=_looks(metrics.evaluation),
+        looks=_looks(metrics.evaluation, looks or {}),
         health=_health(rows),
         alarms=tuple(map(_alarm, metrics.alarms)),
     )
@@ -85,36 +87,45 @@ def _sentence(rows: Sequence[TrainRow], looks: Sequence[EvaluationRow]) -> str:
     return sentence
 
 
-def _looks(looks: Sequence[EvaluationRow]) -> Table | None:
+def _looks(looks: Sequence[EvaluationRow], intervals: Mapping[int, Look]) -> Table | None:
     if not looks:
         return None
     rows = tuple(
         Row(
             label=f"step {look.step}",
             cells=(
-                Cell(text=numbers.share(look.solve_rate)),
-                Cell(text=f"{look.num_episodes:,}"),
-                Cell(text=numbers.nats(look.env_ce, 3)),
+                _with_interval(look.solve_rate, of_step and of_step.solve_rate, "share"),
+                numbers.count_cell(look.num_episodes),
+                _with_interval(look.env_ce, of_step and of_step.env_ce, "nats"),
             ),
         )
         for look in looks
+        for of_step in [intervals.get(look.step)]
     )
+    caption = "Looks at held-out tasks and the held-out pool. They select nothing: the last weights are the run's."
     return Table(
-        caption="Looks at held-out tasks and the held-out pool. They select nothing: the last weights are the run's.",
+        caption=f"{caption} Intervals are over tasks." if intervals else caption,
         head=("Episodes solved", "Episodes", "Environment CE, nats per token"),
         groups=(Group(label=f"Split {looks[-1].split}", rows=rows),),
     )
+
+
+def _with_interval(value: float | None, stat: Stat | None, unit: Unit) -> Cell:
+    """The figure of the metrics, with the interval of the look's own document where there is one."""
+    if stat is not None:
+        return numbers.cell(stat, unit)
+    return numbers.share_cell(value) if unit == "share" else Cell(text=numbers.nats(value, 3), value=value)
 
 
 def _health(rows: Sequence[TrainRow]) -> Table:
     width = max(1, min(WINDOW, len(rows) // 2))
     parts = (rows[:width], rows[-width:])
     found: list[Row] = []
-    for key, label, unit in _FIGURES:
-        means = [_mean([getattr(row, key) for row in part]) for part in parts]
+    for key, label, unit in FIGURES:
+        means = [mean_of_known([getattr(row, key) for row in part]) for part in parts]
         if means != [None, None]:
-            write = {"share": numbers.share, "gap": numbers.gap}.get(unit, lambda value: numbers.nats(value, 3))
-            found.append(Row(label=label, cells=tuple(Cell(text=write(mean)) for mean in means)))
+            cells = tuple(Cell(text=numbers.write(mean, unit), value=mean) for mean in means)
+            found.append(Row(label=label, cells=cells))
     steps = "step" if width == 1 else f"{width} steps"
     return Table(
         caption="The health of the run; each figure is defined in docs/metrics.md",
@@ -123,7 +134,8 @@ def _health(rows: Sequence[TrainRow]) -> Table:
     )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are known; None where none is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

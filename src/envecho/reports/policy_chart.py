@@ -5,7 +5,7 @@ In the style of the other pictures (`charts`), wide and narrow. Not here: the ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from matplotlib.axes import Axes
@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from envecho.reports.charts import Points, finite_points, running_mean
+from envecho.evaluation.results import Stat
+from envecho.reports.charts import Points, draw_smoothed, finite_points, running_mean
+from envecho.reports.looks import Look
 from envecho.reports.palette import COLOURS
 from envecho.reports.schema import Metrics
 
@@ -25,8 +27,11 @@ _VARIETY: Final[tuple[tuple[str, str, str, Any], ...]] = (
 )
 
 
-def policy_chart(metrics: Metrics, *, narrow: bool = False) -> Figure:
-    """Draw solve rates, environment CE and variety over steps; a line where an alarm began."""
+def policy_chart(metrics: Metrics, intervals: Mapping[int, Look], *, narrow: bool = False) -> Figure:
+    """Draw solve rates, environment CE and variety over steps; a line where an alarm began.
+
+    `intervals` are those of the held-out looks, by step.
+    """
     figure = Figure(figsize=(370 / 72, 1000 / 72) if narrow else (1000 / 72, 372 / 72))
     solved, cost, variety = figure.subplots(3, 1) if narrow else figure.subplots(1, 3)
     rows, looks = metrics.train, metrics.evaluation
@@ -34,11 +39,13 @@ def policy_chart(metrics: Metrics, *, narrow: bool = False) -> Figure:
         solved,
         finite_points((row.step, row.solve_rate) for row in rows),
         finite_points((look.step, look.solve_rate) for look in looks),
+        {step: look.solve_rate for step, look in intervals.items()},
     )
     _curves(
         cost,
         finite_points((row.step, row.env_ce) for row in rows),
         finite_points((look.step, look.env_ce) for look in looks),
+        {step: look.env_ce for step, look in intervals.items()},
     )
     for key, _, colour, line in _VARIETY:
         points = finite_points((row.step, getattr(row, key)) for row in rows)
@@ -63,12 +70,13 @@ def policy_chart(metrics: Metrics, *, narrow: bool = False) -> Figure:
     return figure
 
 
-def _curves(ax: Axes, own: Points, held_out: Points) -> None:
-    if own:
-        ax.plot(*zip(*own, strict=True), color=_OWN, linewidth=0.8, alpha=0.25)
-        ax.plot(*zip(*running_mean(own), strict=True), color=_OWN, linewidth=1.6)
+def _curves(ax: Axes, own: Points, held_out: Points, intervals: Mapping[int, Stat | None]) -> None:
+    draw_smoothed(ax, own, _OWN)
     if held_out:
         ax.plot(*zip(*held_out, strict=True), color=_HELD_OUT, linewidth=2, marker="o", markersize=5)
+    for step, stat in intervals.items():
+        if stat is not None and stat.low is not None and stat.high is not None:
+            ax.plot([step, step], [stat.low, stat.high], color=_HELD_OUT, linewidth=1.5)
 
 
 def _legend(figure: Figure, metrics: Metrics, *, narrow: bool) -> None:

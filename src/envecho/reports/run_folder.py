@@ -5,11 +5,13 @@ Not here: what is drawn of it (`page`, `charts`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from envecho.errors import DataError
 from envecho.evaluation.results import Evaluation, read_evaluation
+from envecho.reports.looks import Look, read_looks
 from envecho.reports.schema import Metrics, Summary, read_metrics, read_summary
 
 
@@ -22,11 +24,30 @@ class RunFolder:
     metrics: Metrics | None
     evaluation: Evaluation | None
     summary: Summary | None
+    looks: Mapping[int, Look]
     last_checkpoint: str | None
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether this is what `envecho eval --out` wrote, and no run."""
+        return self.evaluation is not None and not (self.config or self.metrics or self.summary)
+
+    @property
+    def command(self) -> str:
+        """The command that makes such a folder again, as far as the folder says."""
+        if not self.is_evaluation or self.evaluation is None:
+            return "envecho train config.toml --out NEW_FOLDER"
+        models = {str(name): model for name, model in self.evaluation.models.items()}
+        base = f" --base {models['base']}" if "base" in models else ""
+        files = [facts.file for facts in self.evaluation.facts.values()] or ["HELD_OUT.parquet"]
+        pools = "".join(f" --data {file}" for file in files)
+        return f"envecho eval --model {models.get('trained', 'MODEL')}{base}{pools} --out NEW_FOLDER"
 
     @property
     def missing(self) -> list[tuple[str, str]]:
         """(what is missing, the command that makes it) for each part that is not there."""
+        if self.is_evaluation:
+            return []
         where = self.path.as_posix()
         model = f"{where}/checkpoints/{self.last_checkpoint}" if self.last_checkpoint else "CHECKPOINT"
         train = f"envecho train CONFIG.toml --out {where}"
@@ -74,5 +95,6 @@ def read_run_folder(path: Path) -> RunFolder:
         metrics=read_metrics(metrics) if metrics else None,
         evaluation=read_evaluation(evaluation) if evaluation else None,
         summary=read_summary(summary) if summary else None,
+        looks=read_looks(path / "evaluations"),
         last_checkpoint=checkpoints[-1] if checkpoints else None,
     )

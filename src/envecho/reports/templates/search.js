@@ -1,65 +1,25 @@
-"use strict";
-for (const view of document.querySelectorAll(".view")) {
-  const detail = view.querySelector(".detail");
-  const tokens = [...view.querySelectorAll(".t")];
-  const place = new Map(tokens.map((token, index) => [token, index]));
-  let chosen = null;
-  for (const token of tokens) {
-    token.dataset.says = token.title;
-    token.removeAttribute("title");
-    token.tabIndex = -1;
-  }
-  if (tokens.length) tokens[0].tabIndex = 0;
-  const show = (token) => {
-    const text = document.createElement("b");
-    text.textContent = token.textContent.replaceAll("\n", "↵").slice(0, 60);
-    detail.replaceChildren(text, ...token.dataset.says.split(" · ").map((part) => {
-      const item = document.createElement("span");
-      item.textContent = part;
-      return item;
-    }));
-  };
-  const choose = (token) => {
-    if (chosen) { chosen.classList.remove("chosen"); chosen.tabIndex = -1; }
-    chosen = token;
-    tokens[0].tabIndex = -1;
-    token.classList.add("chosen");
-    token.tabIndex = 0;
-    show(token);
-  };
-  const box = view.querySelector(".tokens");
-  const on = (type, act) => box.addEventListener(type, (event) => {
-    const token = event.target.closest(".t");
-    if (token) act(token);
-  });
-  on("pointerover", show);
-  on("click", choose);
-  on("focusin", choose);
-  box.addEventListener("pointerleave", () => { if (chosen) show(chosen); });
-  box.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    let next = step && tokens[place.get(event.target) + step];
-    while (next && next.hidden) next = tokens[place.get(next) + step];
-    if (next) { event.preventDefault(); next.focus(); }
-  });
-}
-const search = document.querySelector(".search");
-if (search) {
+// The search box over trajectories: hits in the drawn one, switches by source, and the list to choose another one from.
+for (const search of document.querySelectorAll(".search")) {
   const most = 5000;
   const field = search.querySelector("input[type=search]");
   const isPattern = search.querySelector(".pattern input");
   const sources = [...search.querySelectorAll("input[name=source]")];
   const found = search.querySelector(".found");
+  const list = document.querySelector(".list");
+  const drawn = document.getElementById("drawn");
+  const buttons = list ? [...list.querySelectorAll("button[data-view]")] : [];
   let hits = [];
   let now = -1;
+  let elsewhere = "";
   const pattern = () => {
     if (!field.value) return null;
     if (isPattern.checked) return new RegExp(field.value, "gm");
     return new RegExp(field.value.replace(/[.*+?^${}()|[\]\\\/]/g, "\\$&"), "giu");
   };
+  const sourcesOn = () => new Set(sources.filter((box) => box.checked).map((box) => box.value));
   const clear = () => {
     const parents = new Set();
-    for (const mark of document.querySelectorAll("mark.hit")) {
+    for (const mark of drawn.querySelectorAll("mark.hit")) {
       parents.add(mark.parentNode);
       mark.replaceWith(...mark.childNodes);
     }
@@ -68,7 +28,7 @@ if (search) {
     now = -1;
   };
   const texts = function* () { // text nodes that stand side by side: in one turn, with nothing hidden between them
-    for (const run of document.querySelectorAll(".run")) {
+    for (const run of drawn.querySelectorAll(".run")) {
       let nodes = [];
       for (const token of run.querySelectorAll(".t")) {
         if (token.hidden) { yield nodes; nodes = []; continue; }
@@ -103,10 +63,37 @@ if (search) {
     }
     return marked;
   };
+  const countIn = (data, wanted, on) => { // hits in a trajectory that is not drawn
+    const writers = tokenView.writers(data);
+    const turnOf = tokenView.turnOf(data);
+    const runs = [];
+    data.texts.forEach((text, token) => {
+      if (!on.has(writers[token])) return;
+      const follows = token > 0 && turnOf[token] === turnOf[token - 1] && on.has(writers[token - 1]);
+      if (follows) runs[runs.length - 1].push(text); else runs.push([text]);
+    });
+    let number = 0;
+    for (const run of runs) for (const match of run.join("").matchAll(wanted)) if (match[0]) number += 1;
+    return number;
+  };
+  const findInList = (wanted) => {
+    const on = sourcesOn();
+    for (const part of list.querySelectorAll(".hits")) part.hidden = !wanted;
+    let others = 0;
+    for (const button of buttons) {
+      const row = button.closest("tr");
+      const number = wanted ? countIn(tokenView.data(button.dataset.view), wanted, on) : 0;
+      row.querySelector("td.hits").textContent = wanted ? number.toLocaleString("en") : "";
+      const isCurrent = button.ariaCurrent === "true";
+      row.hidden = Boolean(wanted) && !number && !isCurrent && button.textContent.search(wanted) < 0;
+      if (number && !isCurrent) others += 1;
+    }
+    elsewhere = wanted && others ? `, and in ${others} more of the list` : "";
+  };
   const say = () => {
     const count = hits.length < most ? hits.length.toLocaleString("en") : `first ${most.toLocaleString("en")}`;
     const what = hits.length === 1 ? "hit" : "hits";
-    found.textContent = !field.value ? "" : now < 0 ? `${count} ${what}` : `${now + 1} of ${count} ${what}`;
+    found.textContent = !field.value ? "" : now < 0 ? `${count} ${what}${elsewhere}` : `${now + 1} of ${count} ${what}`;
   };
   const find = () => {
     clear();
@@ -119,6 +106,7 @@ if (search) {
       }
       if (matches.length) hits.push(...wrap(nodes, matches));
     }
+    if (list) findInList(wanted);
     say();
   };
   const go = (step) => {
@@ -130,28 +118,42 @@ if (search) {
     say();
   };
   const filter = () => {
-    const on = new Set(sources.filter((box) => box.checked).map((box) => box.value));
-    for (const turn of document.querySelectorAll(".turn")) {
+    const on = sourcesOn();
+    for (const turn of drawn.querySelectorAll(".turn")) {
       const tokens = [...turn.querySelectorAll(".t")];
       for (const token of tokens) token.hidden = !on.has(token.dataset.source);
       turn.hidden = tokens.every((token) => token.hidden);
     }
     find();
   };
+  const choose = (button) => {
+    for (const other of buttons) other.ariaCurrent = other === button ? "true" : null;
+    const view = tokenView.draw(button.dataset.view);
+    drawn.replaceChildren(view);
+    tokenView.wire(view);
+    filter();
+  };
   let waiting = 0;
   field.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(find, 150); });
   isPattern.addEventListener("change", find);
   for (const box of sources) box.addEventListener("change", filter);
-  search.addEventListener("submit", (event) => { event.preventDefault(); go(1); });
   field.addEventListener("keydown", (event) => {
     if (event.key === "Enter") { event.preventDefault(); go(event.shiftKey ? -1 : 1); }
   });
   for (const button of search.querySelectorAll("button")) {
     button.addEventListener("click", () => go(Number(button.dataset.step)));
   }
+  for (const button of buttons) {
+    button.addEventListener("click", () => choose(button));
+    button.addEventListener("keydown", (event) => {
+      const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const shown = [...list.querySelectorAll("tr:not([hidden]) button[data-view]")];
+      shown[shown.indexOf(button) + step]?.focus();
+    });
+  }
+  if (list) list.hidden = false;
   search.hidden = false;
   filter();
 }
-addEventListener("beforeprint", () => {
-  for (const part of document.querySelectorAll("details")) part.open = true;
-});
