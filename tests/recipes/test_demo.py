@@ -34,7 +34,15 @@ def test_the_run_folder_holds_what_the_design_names(demo_run: tuple[Path, dict[s
     """Catches a phase that forgot its file."""
     out, _ = demo_run
     names = {path.name for path in out.iterdir()}
-    assert {"config.toml", "metrics.jsonl", "evaluation.json", "summary.json", "report.html", "chart.png"} <= names
+    assert {
+        "config.toml",
+        "metrics.jsonl",
+        "evaluation.json",
+        "sums.parquet",
+        "summary.json",
+        "report.html",
+        "chart.png",
+    } <= names
     assert {path.stem for path in (out / "trajectories").iterdir()} == {
         "train",
         "validation",
@@ -63,6 +71,10 @@ def test_the_evaluation_reads_back_with_readouts_before_and_after(demo_run: tupl
     assert evaluation.readouts
     assert all(set(readout.predictions) == {"base", "trained"} for readout in evaluation.readouts)
     assert evaluation.token_views
+    saved = {(a.pool, a.reference): a for a in evaluation.attributions}
+    assert {("new_boxes", "base"), ("new_commands", "ngram")} <= set(saved)
+    assert "copied" in saved["new_boxes", "base"].parts
+    assert evaluation.facts["new_boxes"].num_env_tokens == evaluation.pools["new_boxes"]["base"].num_tokens
 
 
 def test_a_run_folder_in_use_is_not_touched(demo_run: tuple[Path, dict[str, Any]], tiny_dir: Path):

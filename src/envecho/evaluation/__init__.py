@@ -35,7 +35,7 @@ from envecho.evaluation.results import (
 )
 from envecho.evaluation.scores import PoolTokens, TokenLabels, label_tokens, pool_tokens, score_pool
 from envecho.evaluation.streaming import StreamOptions, evaluate_stream, stream_baselines
-from envecho.evaluation.summary import attribute, compare_all, compare_sums, pool_facts, summarize_sums
+from envecho.evaluation.summary import attribute, attribute_all, compare_all, compare_sums, pool_facts, summarize_sums
 from envecho.evaluation.sums import PoolSums, join_sums, read_sums, sum_tokens, write_sums
 from envecho.evaluation.swap import SwapPlan, SwapScores, plan_swaps, swap_candidates
 
@@ -61,6 +61,7 @@ __all__ = [
     "SwapScores",
     "TokenLabels",
     "attribute",
+    "attribute_all",
     "best_baseline",
     "build_readouts",
     "choose_observations",

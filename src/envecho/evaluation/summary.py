@@ -221,6 +221,17 @@ def compare_all(pool: str, sums: Mapping[Predictor, PoolSums], *, seed: int = 0)
     ]
 
 
+def attribute_all(pool: str, sums: Mapping[Predictor, PoolSums], *, seed: int = 0) -> list[Attribution]:
+    """Attribute what the trained model (or the base model alone) saves on every other predictor, as `attribute`."""
+    first = first_predictor(sums)
+    found = [
+        attribute(pool, sums[first], sums[reference], predictor=first, reference=reference, seed=seed)
+        for reference in sums
+        if first is not None and reference != first
+    ]
+    return [attribution for attribution in found if attribution is not None]
+
+
 def first_predictor(found: Mapping[Predictor, Any]) -> Predictor | None:
     """Return the model that others are references for: the trained one, else the base."""
     names: tuple[Predictor, ...] = ("trained", "base")

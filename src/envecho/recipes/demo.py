@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from envecho.engines.local import LocalEngine
 from envecho.engines.pretrained import resolve_model
 from envecho.errors import ConfigError
-from envecho.evaluation import write_evaluation
+from envecho.evaluation import write_evaluation, write_sums
 from envecho.recipes.demo_data import Pools, collect_pools, demo_jobs, write_pools
 from envecho.recipes.demo_evaluation import DemoEvaluation
 from envecho.recipes.phases import PhaseBudget, PhaseClock, peak_memory_bytes
@@ -106,6 +106,7 @@ def run_demo(config: DemoConfig, out: Path, *, overwrite: bool = False) -> dict[
     with clock.phase("evaluate_trained"), working("the trained model on the held-out pools"):
         evaluation.add_model("trained", engine)
     with clock.phase("report"), working("writing the report"):
+        write_sums(out / "sums.parquet", evaluation.sums())
         write_evaluation(out / "evaluation.json", evaluation.evaluation())
         tokens = _count_tokens(pools, tokenizer)
         _write_summary(_summary(config, clock, evaluation, tokens), out)

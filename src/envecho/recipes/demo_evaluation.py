@@ -12,10 +12,12 @@ from envecho.evaluation import (
     Evaluation,
     ObservationRef,
     PoolResult,
+    PoolSums,
     PoolTokens,
     Predictor,
     Readout,
     ReadoutPrediction,
+    attribute_all,
     best_baseline,
     build_readouts,
     choose_observations,
@@ -23,6 +25,7 @@ from envecho.evaluation import (
     evaluate_baselines,
     evaluate_pool,
     fit_baselines,
+    pool_facts,
     read_out,
     tokenize_pool,
     view_trajectory,
@@ -85,7 +88,15 @@ class DemoEvaluation:
                 for pool, results in self._results.items()
                 for comparison in compare_predictors(pool, results, seed=self._seed)
             ),
+            attributions=tuple(
+                found for pool, sums in self.sums().items() for found in attribute_all(pool, sums, seed=self._seed)
+            ),
+            facts={pool: pool_facts(f"{pool}.parquet", sums["trained"]) for pool, sums in self.sums().items()},
         )
+
+    def sums(self) -> dict[str, dict[Predictor, PoolSums]]:
+        """Return what `sums.parquet` holds."""
+        return {pool: {name: found.sums for name, found in of.items()} for pool, of in self._results.items()}
 
     def _build_readouts(self) -> list[Readout]:
         return build_readouts(READOUT_POOL, self._pools[READOUT_POOL], self._refs, self._readouts)

@@ -30,7 +30,7 @@ from envecho.evaluation import (
     Readout,
     ReadoutPrediction,
     StreamOptions,
-    attribute,
+    attribute_all,
     build_readouts,
     choose_observations,
     compare_all,
@@ -49,7 +49,6 @@ from envecho.evaluation import (
 from envecho.evaluation.compression import compress
 from envecho.evaluation.controls import run_controls
 from envecho.evaluation.probes import run_probes
-from envecho.evaluation.results import Attribution
 from envecho.recipes.progress import progress_bar
 from envecho.reports import write_report
 from envecho.seam import Engine
@@ -298,7 +297,9 @@ class _Run:
                 for pool, sums in self.sums.items()
                 for comparison in compare_all(pool, sums, seed=self.job.seed)
             ),
-            attributions=tuple(self._attributions()),
+            attributions=tuple(
+                found for pool, sums in self.sums.items() for found in attribute_all(pool, sums, seed=self.job.seed)
+            ),
             readouts=tuple(self._readouts()),
             token_views=tuple(self._views()),
             facts={pool: pool_facts(path.name, self.sums[pool]["trained"]) for pool, path in self.job.pools.items()},
@@ -306,13 +307,6 @@ class _Run:
             temperature=self.job.temperature,
         )
         return Evaluated(evaluation=evaluation, sums=self.sums)
-
-    def _attributions(self) -> Iterator[Attribution]:
-        for pool, sums in self.sums.items():
-            for reference in sums:
-                if reference != "trained":
-                    found = attribute(pool, sums["trained"], sums[reference], reference=reference, seed=self.job.seed)
-                    yield from [] if found is None else [found]
 
     def _readouts(self) -> Iterator[Readout]:
         for pool, sample in self.samples.items():
