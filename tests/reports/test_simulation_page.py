@@ -120,7 +120,7 @@ def test_the_page_says_what_the_file_says(tmp_path: Path):
     path = tmp_path / "simulation.json"
     write_simulation(path, synthetic())
     page = write_simulation_page(path, tmp_path / "simulation.html").read_text()
-    for text in ("25.0 %", "0.500", "62.5 %", "the recorded action failed itself 2", "undecided, by odds", "not asked",
+    for text in ("25.0 %", "0.500", "62.5 %", "the recorded action failed itself: 2", "undecided, by odds", "not asked",
                  "envecho simulate --out sim", "a failure not foreseen", "after its own words"):  # fmt: skip
         assert text in page
     assert page.count('class="dot trained"') >= 3

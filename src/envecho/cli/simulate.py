@@ -237,15 +237,15 @@ class _Player:
 
     def _act(self, line: str, game: Game) -> None:
         from envecho.cli.simulate_print import print_turn, turn_row
-        from envecho.errors import ConfigError
+        from envecho.errors import ConfigError, TemplateError
 
         try:
             turn = game.act(line)
-        except ConfigError as error:
+        except (ConfigError, TemplateError) as error:
             click.echo(f"error: {error}", err=True)
             return
         if self._as_json:
-            click.echo(json.dumps(turn_row(turn), ensure_ascii=False))
+            click.echo(json.dumps(turn_row(turn)))
         else:
             print_turn(turn)
 

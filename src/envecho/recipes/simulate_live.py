@@ -105,6 +105,7 @@ class Game:
 
         Raises:
             ConfigError: the episode is over, or history and answer do not fit in the model's context.
+            TemplateError: the chat template cannot render the history, the model's own words perhaps.
             WorldError: the world fails.
         """
         if self.is_over:
