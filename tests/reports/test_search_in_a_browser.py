@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_report_in_a_browser import CHROMIUM, FLAGS
+from browser import CHROMIUM, FLAGS
 
 from envecho.reports import PageSearch, write_token_page
 from envecho.tokens.selection import Selection

@@ -69,8 +69,9 @@ const tokenView = {};
     const made = element("span", { class: classes, "data-source": source, title });
     const lines = text.split("\n");
     lines.forEach((line, number) => {
-      if (line) made.append(line);
-      if (number < lines.length - 1) made.append(element("i", { class: "nl" }), "\n");
+      const shown = number ? `\n${line}` : line;
+      if (shown) made.append(shown);
+      if (number < lines.length - 1) made.append(element("i", { class: "nl" }));
     });
     return made;
   };
@@ -120,7 +121,7 @@ const tokenView = {};
   const counts = (data) => {
     const unit = capital(data.unit);
     const roles = data.roles.flatMap(([role, label, number], place) => (
-      [" ", element("span", { class: role }, `${label} ${count(number)}`), ...(place < data.roles.length - 1 ? [","] : [])]
+      [...(place ? [", "] : []), element("span", { class: role }, `${label} ${count(number)}`)]
     ));
     const head = ["Source", "Role", unit, "Share"].map((text) => element("th", { scope: "col" }, text));
     const rows = data.counts.map(([source, role, number, part]) => element("tr", {},
@@ -130,7 +131,7 @@ const tokenView = {};
       element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
     const region = { class: "scroll", tabindex: "0", role: "region", "aria-label": `${unit} per source` };
     return element("details", { class: "counts" },
-      element("summary", {}, `${unit} per role and source:`, ...roles), element("div", region, table));
+      element("summary", {}, `${unit} per role and source: `, ...roles), element("div", region, table));
   };
   const notes = (data) => [
     ...(data.left ? [`${count(data.left)} more ${data.unit} are not drawn here.`] : []),
