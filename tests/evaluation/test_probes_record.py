@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from planted_record import read_planted
 from pool_builders import answer, episode
 
+from envecho.evaluation.probe_exit import exit_questions
 from envecho.evaluation.probe_files import existence_questions, line_questions, pool_habit
 from envecho.evaluation.probe_record import FileRecord, file_record
 from envecho.trajectory import Message, Segment, Source
@@ -104,3 +107,37 @@ def test_a_file_is_shown_whole_only_where_the_output_is_whole_and_ends() -> None
     )
     assert [(shown.path, shown.num_lines) for shown in record.shown] == [("a.log", 3)]
     assert record.num_unended == 1
+
+
+def test_a_path_is_asked_once_however_often_it_is_listed() -> None:
+    """Catches one listing that is repeated and counts as many questions, and names that no listing leaves out."""
+    turns = [("ls", answer("a.log\netc\n")), ("ls etc", answer("b.conf\n")), ("touch c", answer())]
+    pool = [episode("e", [*turns, *turns[:2], ("cat gone.log", answer(stderr=NONE))])]
+    for seed in range(3):
+        questions, _ = existence_questions(pool, seed=seed)
+        asked = {question.command.removeprefix("ls -d "): question.truth for question in questions}
+        assert len(asked) == len(questions)
+        assert {path: truth for path, truth in asked.items() if truth} == dict.fromkeys(
+            ("a.log", "etc", "etc/b.conf"), True
+        )
+        assert set(asked) - {"a.log", "etc", "etc/b.conf"} <= {"b.conf", "etc/a.log", "etc/etc", "gone.log"}
+        assert asked["gone.log"] is False
+        assert len(asked) >= 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.text(alphabet="ls cat|;>'\"\\`$()&\n-a./", max_size=12), st.text(alphabet="cat: ls'\n.", max_size=30)
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_no_command_and_no_output_is_too_odd_to_be_read(turns: list[tuple[str, str]]) -> None:
+    """Catches a crash on what policies and programs really write: open quotes, lone operators, errors in the middle."""
+    pool = [episode("e", [(command, answer(output, status="[exit status 1]")) for command, output in turns])]
+    existence_questions(pool, seed=0)
+    line_questions(pool)
+    exit_questions(pool)

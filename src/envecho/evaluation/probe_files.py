@@ -15,7 +15,7 @@ from typing import Final
 
 from envecho.evaluation.probe_asking import Choice, OpenQuestion, Question
 from envecho.evaluation.probe_commands import shell_turn
-from envecho.evaluation.probe_record import FileRecord, Listing, file_record, shell_exchanges
+from envecho.evaluation.probe_record import FileRecord, Listing, PathProof, file_record, shell_exchanges
 from envecho.evaluation.probe_status import StatusHabit, opening_segments, status_habit
 from envecho.trajectory import Message, Role, Source, Trajectory
 
@@ -39,24 +39,18 @@ def existence_questions(trajectories: Sequence[Trajectory], *, seed: int) -> tup
     questions: list[Choice] = []
     counts: Counter[str] = Counter()
     for trajectory in trajectories:
-        record = records[trajectory.id]
-        facts = [(proof.path, proof.exists, proof.turn, proof.until) for proof in record.proofs]
-        known_names = (_names([record]), names)
-        facts += [found for listing in record.listings if (found := _absent(listing, known_names, trajectory, seed))]
-        known = {path for path, *_ in facts[: len(record.proofs)]}
-        for place, (path, exists, turn, until) in enumerate(facts):
-            if place >= len(record.proofs) and path in known:
-                continue
-            rng = random.Random(f"{seed}-{trajectory.id}-{path}-{exists}")
-            at = rng.choice([e.turn for e in shell_exchanges(trajectory) if turn <= e.turn <= until])
-            found = _appended(trajectory, at, f"ls -d {path}", like=turn)
+        exchanges = [exchange.turn for exchange in shell_exchanges(trajectory)]
+        for proof in _asked(trajectory, records[trajectory.id], names, seed):
+            rng = random.Random(f"{seed}-{trajectory.id}-{proof.path}-{proof.exists}")
+            at = rng.choice([turn for turn in exchanges if proof.turn <= turn <= proof.until])
+            found = _appended(trajectory, at, f"ls -d {proof.path}", like=proof.turn)
             if isinstance(found, str):
                 counts[found] += 1
             elif any(segment.source is Source.STATUS for segment in found.reply.segments):
                 counts["num_status_first"] += 1
             else:
-                missing = tuple(text.format(path=path) for text in _MISSING)
-                questions.append(Choice(**vars(found), truth=exists, yes=(path,), no=missing))
+                missing = tuple(text.format(path=proof.path) for text in _MISSING)
+                questions.append(Choice(**vars(found), truth=proof.exists, yes=(proof.path,), no=missing))
     return questions, counts
 
 
@@ -114,6 +108,19 @@ def _before_output(answer: Message) -> int:
     return outputs[0] if outputs else opening_segments(answer)
 
 
+def _asked(trajectory: Trajectory, record: FileRecord, names: Sequence[str], seed: int) -> list[PathProof]:
+    """The first proof that each path exists, and that it does not; then what the listings leave out."""
+    found: dict[tuple[str, bool], PathProof] = {}
+    for proof in record.proofs:
+        found.setdefault((proof.path, proof.exists), proof)
+    known = {path for path, _ in found}
+    for listing in record.listings:
+        proof = _absent(listing, (_names([record]), names), f"{seed}-{trajectory.id}-{listing.folder}-{listing.turn}")
+        if proof is not None and proof.path not in known:
+            found.setdefault((proof.path, False), proof)
+    return list(found.values())
+
+
 def _names(records: Sequence[FileRecord]) -> list[str]:
     """The names of everything that exists somewhere in these records."""
     names = {name for record in records for listing in record.listings for name in listing.names}
@@ -121,15 +128,12 @@ def _names(records: Sequence[FileRecord]) -> list[str]:
     return sorted(names | read)
 
 
-def _absent(
-    listing: Listing, names: tuple[Sequence[str], Sequence[str]], trajectory: Trajectory, seed: int
-) -> tuple[str, bool, int, int] | None:
+def _absent(listing: Listing, names: tuple[Sequence[str], Sequence[str]], seed: str) -> PathProof | None:
     """A path that a whole listing shows not to exist; `names` are those of the episode, and of the pool."""
-    rng = random.Random(f"{seed}-{trajectory.id}-{listing.folder}-{listing.turn}")
     kinds = [[name for name in of if name not in listing.names and not name.startswith(".")] for of in names]
     foreign = kinds[0] or kinds[1]
     if not foreign:
         return None
-    name = rng.choice(foreign)
+    name = random.Random(seed).choice(foreign)
     path = name if listing.folder is None else f"{listing.folder.rstrip('/')}/{name}"
-    return path, False, listing.turn, listing.until
+    return PathProof(path=path, exists=False, turn=listing.turn, until=listing.until)
