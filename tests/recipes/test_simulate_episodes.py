@@ -12,7 +12,7 @@ from envecho.errors import EngineError
 from envecho.evaluation.simulation import ModelAnswers, Observation
 from envecho.recipes.simulate_episodes import answer_places, own_words, simulate_episodes
 from envecho.recipes.simulate_prompts import answer_prompt, say_as_world, truth_nats
-from envecho.recipes.simulate_scores import model_result, score_guess
+from envecho.recipes.simulate_scores import differences, model_result, score_guess
 from envecho.rollout import EpisodeJob, run_episode
 from envecho.seam import SamplingParams, ScoreRequest
 from envecho.tokens import ChatTokenizer, tokenize_trajectory
@@ -216,3 +216,20 @@ def test_nats_of_the_truth_are_those_of_every_environment_token(tiny_dir: Path, 
     for turn, (nats, count) in found.items():
         assert count == len(by_turn[turn])
         assert nats == pytest.approx(-float(by_turn[turn].sum()), rel=1e-5)
+
+
+def test_the_difference_of_two_models_is_paired_by_answer(tokenizer: ChatTokenizer):
+    """Catches a difference with the sign turned, or over answers that one of the two was not asked for."""
+    good = play(knowing(tokenizer), [shell_episode("a", TURNS), shell_episode("b", TURNS[:2])], tokenizer)
+    bad = play(
+        RuleEngine(tokenizer, lambda _: ""), [shell_episode("a", TURNS), shell_episode("b", TURNS[:2])], tokenizer
+    )
+    both = [
+        one.model_copy(update={"answers": {"model": one.answers["model"], "base": other.answers["model"]}})
+        for one, other in zip(good, bad, strict=True)
+    ]
+    found = differences(both, seed=0)["guided"]
+    assert (found.value, found.num_tokens, found.num_tasks) == (pytest.approx(4 / 6), 6, 2)  # `cd` prints nothing
+    missing = both[0].answers["base"].model_copy(update={"guided": None})
+    both[0] = both[0].model_copy(update={"answers": {**both[0].answers, "base": missing}})
+    assert differences(both, seed=0)["guided"].num_tokens == 5

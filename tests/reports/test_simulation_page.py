@@ -89,6 +89,7 @@ def synthetic(num_observations: int = 8) -> Simulation:
         num_failure_unknown=0, num_long=2,
         observations=tuple(observation(number, f"line {number}\n") for number in range(num_observations)),
         results=dict.fromkeys(ROLES, result),
+        differences={"guided": stat(0.25), "free": stat(0.125)},
         plan_ahead=PlanAhead(
             pairs=(pair,), results=dict.fromkeys(ROLES, plan), left_out={"num_failed_itself": 2, "num_none_failed": 1}
         ),
@@ -121,7 +122,8 @@ def test_the_page_says_what_the_file_says(tmp_path: Path):
     write_simulation(path, synthetic())
     page = write_simulation_page(path, tmp_path / "simulation.html").read_text()
     for text in ("25.0 %", "0.500", "62.5 %", "the recorded action failed itself: 2", "undecided, by odds", "not asked",
-                 "envecho simulate --out sim", "a failure not foreseen", "after its own words"):  # fmt: skip
+                 "envecho simulate --out sim", "a failure not foreseen", "after its own words",
+                 "minus the base model&#39;s, after the true history: +0.250", "1 pair, with 95 %"):  # fmt: skip
         assert text in page
     assert page.count('class="dot trained"') >= 3
 

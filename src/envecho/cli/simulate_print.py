@@ -116,6 +116,8 @@ def print_simulation(simulation: Simulation) -> None:
     for role, result in simulation.results.items():
         print_parts(Text(f"{role}: truth {_cell(result.ce_per_token)} nats per token; similarity by answer"))
         print_parts(Text(f"  {_drift(result)}"))
+    for mode, stat in simulation.differences.items():
+        print_parts(Text(f"similarity of model minus base, {mode}: {_cell(stat)}"))
     if simulation.num_unknown_phrases:
         unknown = simulation.num_unknown_phrases
         print_parts(Text(f"{unknown} answers hold phrases of another harness: compared whole"))

@@ -169,7 +169,8 @@ class Simulation(_Record):
     """`simulation.json`: what each model said in the world's place, beside what the world said.
 
     `models` are the models as they were named, `source` the file or the world of the episodes, `max_tokens` the bound
-    of a guess, `command` what makes the file again.
+    of a guess, `command` what makes the file again. `differences`, where there is a base model: the model's similarity
+    minus the base model's, paired by answer.
     """
 
     format: Literal["envecho.simulation"] = FORMAT
@@ -186,6 +187,7 @@ class Simulation(_Record):
     num_long: int
     observations: tuple[Observation, ...]
     results: dict[ModelRole, ModelResult]
+    differences: dict[Mode, Stat] = {}
     plan_ahead: PlanAhead | None = None
 
 

@@ -16,7 +16,7 @@ from envecho.recipes.simulate_choice import choose, plan_ahead_result
 from envecho.recipes.simulate_episodes import Answered, Place, answer_places, simulate_episodes
 from envecho.recipes.simulate_pairs import FoundPairs, find_pairs, world_of
 from envecho.recipes.simulate_prompts import truth_nats
-from envecho.recipes.simulate_scores import model_result, score_guess
+from envecho.recipes.simulate_scores import differences, model_result, score_guess
 from envecho.seam import Engine
 from envecho.tokens import ChatTokenizer
 from envecho.trajectory import Trajectory
@@ -87,6 +87,7 @@ def simulate(config: SimulateConfig, trajectories: Sequence[Trajectory]) -> Simu
         num_long=sum(_is_long(observation) for observation in observations),
         observations=tuple(observations),
         results={role: model_result(observations, role, seed=config.seed) for role in config.models},
+        differences=differences(observations, seed=config.seed) if "base" in config.models else {},
         plan_ahead=None if config.max_pairs is None else _plan_ahead(config, found, pairs),
     )
 

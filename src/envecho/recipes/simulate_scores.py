@@ -70,6 +70,17 @@ def model_result(observations: Scored, role: ModelRole, *, seed: int) -> ModelRe
     )
 
 
+def differences(observations: Scored, *, seed: int) -> dict[Mode, Stat]:
+    """Return the model's similarity minus the base model's, over the answers that both were asked for."""
+    found: dict[Mode, Stat] = {}
+    for mode in MODES:
+        pairs = [(o, guess_of(o, "model", mode), guess_of(o, "base", mode)) for o in observations]
+        values = [(o.task_id, own.similarity - base.similarity) for o, own, base in pairs if own and base]
+        stat = mean_over_tasks([value for _, value in values], [task for task, _ in values], seed=seed)
+        found |= {} if stat is None else {mode: stat}
+    return found
+
+
 def _drift(observations: Scored, role: ModelRole, number: int, *, seed: int) -> DriftPoint:
     stats = {mode: _mean(observations, role, mode, lambda _, guess: guess.similarity, seed=seed) for mode in MODES}
     return DriftPoint(number=number, **stats)

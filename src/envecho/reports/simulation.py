@@ -150,7 +150,9 @@ def _figures(simulation: Simulation) -> Table:
         rows = [
             Row(label=_MODE_LABELS[mode], predictor=COLOUR_OF[role], cells=_cells(result.modes[mode])) for mode in MODES
         ]
-        groups.append(Group(label=f"{role_label(role, capital=True)}: {simulation.models[role]}", rows=tuple(rows)))
+        groups.append(
+            Group(label=f"{role_label(role, capital=True)}: {_short(simulation.models[role], 60)}", rows=tuple(rows))
+        )
     head = (*(head for head, *_ in _COLUMNS), "Cut", "Not asked")
     caption = f"{len(simulation.observations)} answers, with 95 % intervals over {simulation.num_tasks} tasks."
     return Table(caption=caption, head=head, groups=tuple(groups))
@@ -169,6 +171,10 @@ def _truth_costs(simulation: Simulation) -> list[str]:
             cell = numbers.cell(result.ce_per_token)
             interval = f" ({cell.interval})" if cell.interval else ""
             lines.append(f"{role_label(role, capital=True)}: {cell.text} nats per token of the true output{interval}.")
+    for mode, stat in simulation.differences.items():
+        cell = numbers.cell(stat, "gap")
+        interval = f" ({cell.interval})" if cell.interval else ""
+        lines.append(f"Similarity of the model minus the base model's, {_MODE_LABELS[mode]}: {cell.text}{interval}.")
     return lines
 
 
@@ -240,7 +246,7 @@ def _plan_table(plan: PlanAhead) -> Table:
         )
         for role, result in plan.results.items()
     )
-    caption = f"{len(plan.pairs)} pairs, with 95 % intervals over tasks; 50 % is chance."
+    caption = f"{_pairs(len(plan.pairs))}, with 95 % intervals over tasks; 50 % is chance."
     head = ("Right", "Decided by its words", "Decided by odds")
     return Table(caption=caption, head=head, groups=(Group(label="Pairs", rows=rows),))
 
@@ -249,8 +255,12 @@ def _counted(stat: Stat | None) -> Cell:
     cell = numbers.cell(stat, "share")
     if stat is None:
         return cell
-    pairs = f"{stat.num_tokens} pairs" if stat.num_tokens != 1 else "1 pair"
+    pairs = _pairs(stat.num_tokens)
     return Cell(text=cell.text, interval=f"{cell.interval}, {pairs}" if cell.interval else pairs)
+
+
+def _pairs(count: int) -> str:
+    return "1 pair" if count == 1 else f"{count:,} pairs"
 
 
 _REASONS: Final[Mapping[str, str]] = {
