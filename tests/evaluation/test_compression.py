@@ -83,6 +83,8 @@ def test_training_text_is_at_hand_up_to_its_bound():
     train = [episode("train", [("cat x", answer(noise(5)))])]
     without, with_it = nats(held_out), nats(held_out, train=train)
     assert all(with_it[name] < 0.05 * without[name] for name in without)
+    long = episode("long", [("cat x", answer(noise(5))), ("cat y", answer(noise(6, TRAIN_BYTES)))])
+    assert nats(held_out, train=[long])["lzma"] > 1
     buried = [episode(f"other-{n}", [("cat y", answer(noise(100 + n, TRAIN_BYTES)))]) for n in range(3)]
     assert {nats(held_out, train=[*train, *buried], seed=seed)["lzma"] > 1 for seed in range(12)} == {True, False}
 

@@ -163,15 +163,15 @@ def test_calls_without_names_and_arguments_stand_where_structured_calls_were(qwe
     assert results["action_blank"].counts["num_used"] == 1
 
 
-def echoing(name: str, turns: Sequence[tuple[str, str]], *, task: str | None = None) -> Trajectory:
+def echoing(name: str, turns: Sequence[tuple[str, str]], *, end: str = "\n") -> Trajectory:
     """An episode whose harness repeats each command before its output."""
     said = [
         (text, Message(role="user", segments=(
-            Segment(source=Source.COMMAND_ECHO, text=f"$ {text}\n"), Segment(source=Source.STDOUT, text=output),
+            Segment(source=Source.COMMAND_ECHO, text=f"$ {text}{end}"), Segment(source=Source.STDOUT, text=output),
         )))
         for text, output in turns
     ]  # fmt: skip
-    return episode(name, said, task=task)
+    return episode(name, said)
 
 
 def test_the_echo_of_a_command_goes_with_the_command(tokenizer):
@@ -188,6 +188,14 @@ def test_the_echo_of_a_command_goes_with_the_command(tokenizer):
     assert blank == f"{header}plums\n"
     assert shuffle in [f"cat {colour}{header}$ cat {colour}\nplums\n" for colour in ("green", "black")]
     assert swap == f"cat red{header}$ cat red\nplums\n"
+
+
+def test_an_output_whose_own_tokens_change_with_the_context_is_counted(tokenizer):
+    """Catches a gap between two sets of tokens: behind another joint the first word is another token."""
+    joined = echoing("joined", [("cat red", "apples\n"), ("cat blue", "plums\n")], end=" ")
+    results = run_controls(Listener(tokenizer), [joined], tokenizer)
+    assert (results["action_blank"].gap, results["action_blank"].counts["num_other_tokens"]) == (None, 2)
+    assert results["action_swap"].counts["num_used"] == 2
 
 
 def test_an_observation_stands_in_for_one_of_its_kind_in_another_task(tokenizer):

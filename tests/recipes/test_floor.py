@@ -56,6 +56,7 @@ def test_times_and_random_names_come_out_otherwise_and_listings_do_not(tokenizer
     assert (first, last) == ("first\n", "last\n")
     assert texts[5] == [nanoseconds]
     assert (found.num_observations, found.num_different, found.num_not_replayed) == (6, 3, 0)
+    assert found.num_record_alone == 0
     assert found.floor.identical_observations.value == 0.5
     assert found.floor.num_runs == 3
     assert 0.2 < found.floor.different_tokens.value < 0.8
@@ -121,6 +122,8 @@ def test_what_an_episode_did_not_reach_again_is_counted_and_in_no_figure(tokeniz
     found = measure_floor([trajectory], tokenizer)
     assert (found.num_observations, found.num_not_replayed) == (1, 2)
     assert found.changed.keys() == {(trajectory.id, 3)}
+    (sequence,) = tokenize_trajectory(trajectory, tokenizer)
+    assert found.floor.different_tokens.num_tokens == (sequence.obs_mask & (sequence.turns == 3)).sum()
 
 
 def test_a_turn_that_the_rollout_cut_shifts_no_answer(tokenizer):
