@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from typing import Any, get_args
@@ -103,6 +104,17 @@ def test_windows_own_each_token_once_and_change_no_fact(tokenizer, max_tokens: i
     assert rows(*windows) == rows(*whole)
 
 
+def test_the_order_of_the_windows_changes_nothing(tokenizer):
+    """Catches streams in the order in which windows happen to come: then words would be known before they are said."""
+    trajectory = pool()[0]
+    sequences = tokenize_trajectory(trajectory, tokenizer, max_tokens=64)
+    found = []
+    for order in (sequences, sequences[::-1]):
+        tokens = unscored(order)
+        found.append(Counter(rows(tokens, token_facts(tokens, order, [trajectory], tokenizer))))
+    assert found[0] == found[1]
+
+
 def test_branches_of_a_rewritten_history_own_each_token_once(qwen3_tokenizer):
     """Catches an observation of a later branch classed as a copy of itself, because earlier branches show it, too."""
     tokenizer = ChatTokenizer(qwen3_tokenizer)
@@ -177,6 +189,19 @@ def test_what_was_run_again_is_the_same_or_different_by_its_characters(tokenizer
     different = np.array(names(facts, "repeat")) == "different"
     assert set(np.array(names(facts, "token_class"))[different]) == {"volatile"}
     assert len(tokens) == len(texts)
+
+
+def test_a_difference_keeps_its_place_where_the_template_trims(smollm2_tokenizer):
+    """Catches ranges that are off by the white space which a template takes from the front of a message."""
+    trimming = copy.deepcopy(smollm2_tokenizer)
+    trimming.chat_template = trimming.chat_template.replace("message['content']", "message['content'] | trim")
+    tokenizer = ChatTokenizer(trimming)
+    trajectory = episode("e", [("a", answer("  \n took 1712 steps\n"))])
+    _, facts = facts_of([trajectory], tokenizer, changed={("e", 3): [(0, 1), (9, 13)]})
+    texts = [token.text for token in list_tokens(trajectory, tokenizer) if token.token_class]
+    assert "".join(texts) == "took 1712 steps"
+    keys = names(facts, "repeat")
+    assert "".join(text for text, key in zip(texts, keys, strict=True) if key == "different") == "1712"
 
 
 def test_an_unknown_view_is_refused_by_name(tokenizer):

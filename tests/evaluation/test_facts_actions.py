@@ -171,6 +171,9 @@ def test_silence_is_success_only_where_the_harness_speaks_of_failures():
     failures = [("cat b", answer(stderr="no\n", status="[exit status 1]"))] * 3
     failed = episode("f", [("ls", answer("a\n")), *failures])
     assert [facts.exit_status for facts in message_facts(failed).values()] == ["0", *["nonzero"] * 3]
+    edited = Message(role="user", segments=(Segment(source=Source.TOOL_RESULT, text="file saved"),))
+    other = episode("s", [("save", edited), *failures])
+    assert next(iter(message_facts(other).values())).exit_status is None
     once = episode("o", [("ls", answer("a\n")), *failures, ("pwd", answer("/\n", status="[exit status 0]"))])
     assert next(iter(message_facts(once).values())).exit_status is None
 

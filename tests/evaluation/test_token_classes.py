@@ -168,6 +168,14 @@ def test_marks_and_white_space_go_with_the_word_behind_them(tokenizer):
     assert class_of(tokens, 5, "age") == {"novel"}
 
 
+def test_white_space_at_the_end_of_a_message_goes_with_its_last_word(tokenizer):
+    """Catches marks that take what the next message says, and a message without words that takes its neighbour's."""
+    turns = [("a", answer("kettle\n")), ("kettle", answer("kettle\n\n")), ("kettle", answer("{}\n"))]
+    tokens = list_tokens(episode("e", turns), tokenizer)
+    assert classes(tokens, 5) == {"predictable"}
+    assert classes(tokens, 7) == {"novel"}
+
+
 def test_text_without_any_word_has_a_class(tokenizer):
     """Catches a search for a word that is not there, at the edge of a message and of a pool."""
     tokens = list_tokens(episode("e", [("x", answer("\n\n---\n")), ("y", answer("\n"))]), tokenizer)
