@@ -13,7 +13,17 @@ from synthetic_run import HOSTILE, write_synthetic_run
 
 from envecho.evaluation.results import Evaluation, Stat
 from envecho.reports import write_report
-from envecho.reports.answers import ALONE, NO, OPEN, UNKNOWN, YES, answers, attribution_sentence, read_sign
+from envecho.reports.answers import (
+    ALONE,
+    NO,
+    OPEN,
+    UNKNOWN,
+    YES,
+    answers,
+    answers_table,
+    attribution_sentence,
+    read_sign,
+)
 from envecho.reports.evaluation_tables import controls_table, pooled_table, probe_tables, slice_tables
 from envecho.tokens.view import visible_text
 
@@ -113,8 +123,20 @@ def test_what_was_not_measured_is_said_and_counted():
     """Catches an empty cell, or a nought, where nothing was measured."""
     made = evaluation(attributions=[], comparisons=[])
     assert [answer.text for answer in answers(made, "new_boxes")][:5] == [UNKNOWN] * 5
-    page_words = " ".join(answer.question for answer in answers(made, "new_boxes"))
-    assert "copier" in page_words
+    table = answers_table(made)
+    assert table is not None
+    assert len(table.groups[0].rows) == 3
+    assert table.caption.endswith("Of 8 questions 5 were not measured.")
+
+
+def test_a_saving_against_a_copier_answers_no_question_about_the_base_model():
+    """Catches an untrained model's page that says the phrases became cheaper, since a copier pays more for them."""
+    made = evaluation_v2()
+    made["attributions"] = [item for item in made["attributions"] if item["reference"] == "ngram"]
+    of_copier = Evaluation.model_validate(made)
+    phrases = answers(of_copier, "new_boxes")[0]
+    assert (phrases.figure, phrases.text) == (None, UNKNOWN)
+    assert "against the n-gram copier" in attribution_sentence(of_copier, "new_boxes")
 
 
 def test_a_control_without_a_gap_keeps_its_counts():

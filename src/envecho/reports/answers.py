@@ -47,7 +47,8 @@ def answers(evaluation: Evaluation, pool: str) -> list[Answer]:
     """Return what the figures of one pool say of the trained model."""
     trained = evaluation.pools.get(pool, {}).get("trained")
     found = attribution_of(evaluation, pool)
-    parts = {name: part.saved for name, part in found.parts.items()} if found else {}
+    is_of_base = found is not None and (found.predictor, found.reference) == ("trained", "base")
+    parts = {name: part.saved for name, part in found.parts.items()} if found and is_of_base else {}
     asked: list[tuple[str, Stat | None]] = [
         ("Are the harness’s phrases cheaper for it than for the base model?", parts.get("boilerplate")),
         ("Is the world’s own output cheaper for it?", _saved(evaluation, pool, "base", "all")),
@@ -144,7 +145,7 @@ def attribution_sentence(evaluation: Evaluation, pool: str) -> str:
         interval = f" (95 % interval {numbers.gap(saved.low)} to {numbers.gap(saved.high)})"
     parts = [
         f"{numbers.gap(part.saved.value)} on {label}"
-        + (f" ({100 * part.share:.0f}\u00a0%)" if part.share is not None else "")
+        + (f" ({round(100 * part.share)}\u00a0%)".replace("-", "−") if part.share is not None else "")
         for name, label in PART_LABELS.items()
         if (part := found.parts.get(name))
     ]

@@ -40,7 +40,7 @@ def gap(value: float | None, digits: int = 2) -> str:
 
 def share(value: float | None) -> str:
     """Return a fraction as a percentage."""
-    return MISSING if value is None else f"{100 * value:.1f} %"
+    return MISSING if value is None else f"{100 * value:.1f} %".replace("-", "−")
 
 
 def write(value: float | None, unit: Unit) -> str:
