@@ -2,10 +2,10 @@
 
 Where the harness states the status before the output, the phrase itself is asked: the statuses of failure that the pool
 knows against 0. Anywhere else the status is far away, behind an output that the model would have to write first. There
-the question is how the answer opens. Failures open in ways that successes do not: with the name of the program or of
-the shell and a colon (`cat: `, `bash: `), with a traceback, or, where nothing was printed, with the phrase of a status
-other than 0. A model holds a command to fail where it gives more than half of its probability to such openings. That is
-a probability of an event, so nothing is tuned.
+the question is how the answer opens. Failures open in ways that successes do not: with the name of a program of the
+command and a colon (`cat:`), as any failure may (`bash:`, a traceback) where the pool has one that does, or, where
+nothing was printed, with the phrase of a status other than 0. A model holds a command to fail where it gives more than
+half of its probability to such openings. That is the probability of an event, so nothing is tuned.
 
 Commands that fail after an output that opens otherwise, and successes that open like a failure, are counted and left
 out: for them the event is not the failure. Truth is the recorded status. Not here: the phrases (`probe_status`).
@@ -24,8 +24,11 @@ from envecho.evaluation.probe_record import Exchange, shell_exchanges
 from envecho.evaluation.probe_status import StatusHabit, StatusPhrase, opening_segments, status_habit, status_phrase
 from envecho.trajectory import Source, Trajectory
 
-_SHELLS: Final = ("bash:", "/bin/bash:", "-bash:", "sh:", "/bin/sh:", "zsh:")
-_OTHERS: Final = ("Traceback (most recent call last):", "usage:", "Usage:")
+_GENERAL: Final = (
+    *("bash:", "/bin/bash:", "-bash:", "sh:", "/bin/sh:", "zsh:"),
+    *("Traceback (most recent call last):", "usage:", "Usage:"),
+)
+"""How failures open whatever was run; asked of a pool are those that open one of its failures."""
 
 
 def exit_questions(trajectories: Sequence[Trajectory]) -> tuple[list[Choice], Counter[str]]:
@@ -37,8 +40,10 @@ def exit_questions(trajectories: Sequence[Trajectory]) -> tuple[list[Choice], Co
         # Nothing is known of how a failure would look, and one class alone asks nothing.
         return questions, Counter({"num_without_failures": len(exchanges)})
     counts: Counter[str] = Counter()
+    failed = [exchange for exchange in exchanges if _status(exchange, habit)]
+    general = tuple(opening for opening in _GENERAL if any(_shown(e).startswith(opening) for e in failed))
     for exchange in exchanges:
-        found = _question(exchange, habit)
+        found = _question(exchange, habit, general)
         if isinstance(found, Choice):
             questions.append(found)
         else:
@@ -46,7 +51,7 @@ def exit_questions(trajectories: Sequence[Trajectory]) -> tuple[list[Choice], Co
     return questions, counts
 
 
-def _question(exchange: Exchange, habit: StatusHabit) -> Choice | str:
+def _question(exchange: Exchange, habit: StatusHabit, general: tuple[str, ...]) -> Choice | str:
     status, parsed = _status(exchange, habit), parse_command(exchange.command)
     if status is None:
         return "num_without_status"
@@ -56,12 +61,15 @@ def _question(exchange: Exchange, habit: StatusHabit) -> Choice | str:
         return "num_interrupted" if phrase is None or not phrase.leads else _leading(exchange, phrase, habit)
     if parsed is None:
         return "num_unread_commands"
-    opening = opening_segments(exchange.answer)
-    openings = failure_openings(parsed, habit)
-    told = "".join(segment.text for segment in exchange.answer.segments[opening:]).startswith(openings)
-    if told != bool(status):
+    openings = failure_openings(parsed, habit, general)
+    if _shown(exchange).startswith(openings) != bool(status):
         return "num_failed_otherwise" if status else "num_succeeded_otherwise"
-    return _choice(exchange, opening, Source.STDERR, bool(status), openings, ())
+    return _choice(exchange, opening_segments(exchange.answer), Source.STDERR, bool(status), openings, ())
+
+
+def _shown(exchange: Exchange) -> str:
+    """An answer without what stands before it."""
+    return "".join(segment.text for segment in exchange.answer.segments[opening_segments(exchange.answer) :])
 
 
 def _status(exchange: Exchange, habit: StatusHabit) -> int | None:
@@ -93,13 +101,15 @@ def _choice(
     )
 
 
-def failure_openings(command: ParsedCommand, habit: StatusHabit) -> tuple[str, ...]:
-    """Return how the answer to a command opens where it fails; none is the beginning of another, so they exclude
-    each other and their probabilities add up.
+def failure_openings(command: ParsedCommand, habit: StatusHabit, general: tuple[str, ...]) -> tuple[str, ...]:
+    """Return how the answer to a command opens where it fails: with a program of it, as `general` says, or at once with
+    the phrase of a failure.
+
+    None is the beginning of another, so they exclude each other and their probabilities add up.
     """
     names = [f"{program}:" for program in command.programs]
     phrases = [habit.trailing.saying(status).lstrip("\n") for status in habit.failures] if habit.trailing else []
-    openings = sorted({*names, *_SHELLS, *_OTHERS, *phrases}, key=lambda opening: (len(opening), opening))
+    openings = sorted({*names, *general, *phrases}, key=lambda opening: (len(opening), opening))
     kept: list[str] = []
     for opening in openings:
         if not opening.startswith(tuple(kept)):
