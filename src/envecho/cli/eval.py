@@ -38,6 +38,7 @@ import click
 @click.option(
     "--probes/--no-probes", default=True, show_default=True, help="Ask for exit statuses, files and line counts."
 )
+@click.option("--floor", is_flag=True, help="Carry the sample's actions out again, in fresh sandboxes of our worlds.")
 @click.option(
     "--sample", type=click.IntRange(min=1), default=64, show_default=True, metavar="N",
     help="Trajectories of each pool that controls, probes, compressors and readouts see.",

@@ -63,7 +63,12 @@ def print_evaluation(evaluation: Evaluation) -> None:
         for part in parts:
             if part.row_count:
                 console.print(part)
-        for line in (*_compressed(results), *_sentences(pool, evaluation), *_left_out(results)):
+        for line in (
+            *_compressed(results),
+            *_sentences(pool, evaluation),
+            *_left_out(results),
+            *_floor(pool, evaluation),
+        ):
             console.print(line)
 
 
@@ -79,10 +84,11 @@ def _heading(pool: str, evaluation: Evaluation) -> Text:
     return heading
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, *columns: str, num_texts: int = 1) -> Table:
+    """A table whose first `num_texts` columns are words, and the others numbers."""
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=not number)
+        table.add_column(column, justify="left" if number < num_texts else "right", no_wrap=number < num_texts)
     return table
 
 
@@ -94,7 +100,8 @@ def _figures(results: _Results, temperature: float | None) -> Table:
     for row, attribute in rows.items():
         stats = [getattr(result, attribute) for result in results.values()]
         if any(stat is not None for stat in stats):
-            table.add_row(row, *(_cell(stat) for stat in stats))
+            # Four intervals do not fit beside each other.
+            table.add_row(row, *(_cell(stat, "\n" if len(results) > 3 else " ") for stat in stats))
     return table
 
 
@@ -130,7 +137,7 @@ def _controls(results: _Results) -> Table:
 
 def _probes(results: _Results) -> Table:
     asked = {name: result for name, result in results.items() if result.probes}
-    table = _table("probes: what the model says when it is asked", "probe", "measure", "questions", *asked)
+    table = _table("probes: what the model says when it is asked", "probe", "measure", "questions", *asked, num_texts=2)
     rows: dict[tuple[Probe, str], None] = {}
     for result in asked.values():
         rows |= dict.fromkeys(
@@ -151,12 +158,14 @@ def _pair(found: Any) -> str:
     return f"{found.ce.value:.3f}" + ("" if found.top1_accuracy is None else f" ({found.top1_accuracy.value:.0%})")
 
 
-def _cell(stat: Stat | None) -> str:
+def _cell(stat: Stat | None, separator: str = " ") -> str:
     if stat is None:
         return "-"
-    places = 3 if abs(stat.value) < 100 else 0
-    interval = "" if stat.low is None else f" [{stat.low:.{max(places - 1, 0)}f}, {stat.high:.{max(places - 1, 0)}f}]"
-    return f"{stat.value:.{places}f}{interval}"
+    places, places_of_ends = (3, 2) if abs(stat.value) < 100 else (0, 0)
+    value = f"{stat.value:.{places}f}"
+    if stat.low is None:
+        return value
+    return f"{value}{separator}[{stat.low:.{places_of_ends}f}, {stat.high:.{places_of_ends}f}]"
 
 
 def _compressed(results: _Results) -> list[str]:
@@ -167,8 +176,11 @@ def _compressed(results: _Results) -> list[str]:
 
 
 def _sentences(pool: str, evaluation: Evaluation) -> list[str]:
+    """The comparisons, and the attribution against the base model (without one, against each baseline)."""
     lines = [_comparison(comparison) for comparison in evaluation.comparisons if comparison.pool == pool]
-    return lines + [_attribution(found) for found in evaluation.attributions if found.pool == pool]
+    found = [attribution for attribution in evaluation.attributions if attribution.pool == pool]
+    against_base = [attribution for attribution in found if attribution.reference == "base"]
+    return lines + [_attribution(attribution) for attribution in against_base or found]
 
 
 def _comparison(comparison: Comparison) -> str:
@@ -194,4 +206,14 @@ def _left_out(results: _Results) -> list[str]:
     return [
         f"swaps: {counts.num_draws} draws over {counts.num_observations} derivable observations; left out: "
         f"{counts.num_without_candidate} without another command, {counts.num_unaligned} with other tokens"
+    ]
+
+
+def _floor(pool: str, evaluation: Evaluation) -> list[str]:
+    found = evaluation.floors.get(pool)
+    if found is None:
+        return []
+    return [
+        f"floor over {found.num_runs} runs of the same actions: share of observations alike "
+        f"{_cell(found.identical_observations)}; of tokens in lines that differ {_cell(found.different_tokens)}"
     ]

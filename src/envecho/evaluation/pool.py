@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from envecho.errors import DataError
+from envecho.evaluation.facts import ChangedText
 from envecho.evaluation.results import Comparison, Predictor, PredictorResult
 from envecho.evaluation.scores import SAID, PoolTokens, TokenLabels, label_tokens, pool_requests, pool_tokens
 from envecho.evaluation.summary import compare_all, first_predictor, summarize_sums
@@ -47,12 +48,14 @@ def evaluate_pool(
     tokenizer: ChatTokenizer,
     *,
     num_swaps: int = 2,
+    changed: ChangedText | None = None,
     seed: int = 0,
 ) -> PoolResult:
     """Evaluate an engine's model on held-out trajectories, at T = 1 whatever they were sampled with.
 
     `num_swaps` is the number of other commands per derivable observation (0 leaves the swap out); `seed` draws them
-    and the bootstrap's tasks. Evaluating two models with one seed gives both the same swaps.
+    and the bootstrap's tasks. Evaluating two models with one seed gives both the same swaps. `changed` is what another
+    run printed otherwise (`envecho.evaluation.facts`).
 
     Raises:
         DataError: an empty pool, trajectory ids that are not unique, or a view that nobody knows.
@@ -71,7 +74,7 @@ def evaluate_pool(
         sequences,
         trajectories,
         swap=plan.gather(tokens, scores[len(own) :]) if plan else None,
-        sums=sum_scores(sequences, scores[: len(own)], trajectories, tokenizer),
+        sums=sum_scores(sequences, scores[: len(own)], trajectories, tokenizer, changed=changed),
         seed=seed,
     )
 

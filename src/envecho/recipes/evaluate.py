@@ -48,8 +48,10 @@ from envecho.evaluation import (
 )
 from envecho.evaluation.compression import compress
 from envecho.evaluation.controls import run_controls
+from envecho.evaluation.facts import ChangedText
 from envecho.evaluation.probes import run_probes
-from envecho.recipes.progress import progress_bar
+from envecho.recipes.floor import MeasuredFloor, measure_floor
+from envecho.recipes.progress import progress_bar, say
 from envecho.reports import write_report
 from envecho.seam import Engine
 from envecho.tokens import ChatTokenizer, TokenizedTrajectory, tokenize_trajectory
@@ -76,7 +78,7 @@ class EvaluationJob:
     `models` are names or folders; `pools` name files or folders of trajectories; `train` is what the model was trained
     on, without which there are no copy baselines. `temperature` adds `ce_at_temperature`. `controls` are actions that
     are swapped or blanked, shuffled observations and compressors, `probes` are questions; both look at `sample`
-    trajectories of each pool, or all of a smaller one.
+    trajectories of each pool, or all of a smaller one. `floor` carries the sample's actions out again.
     """
 
     models: Mapping[ModelRole, str]
@@ -85,6 +87,7 @@ class EvaluationJob:
     temperature: float | None = None
     controls: bool = True
     probes: bool = True
+    floor: bool = False
     sample: int = SAMPLE
     seed: int = 0
 
@@ -117,8 +120,9 @@ def evaluate(job: EvaluationJob) -> Evaluated:
     tokenizer = _one_tokenizer([ChatTokenizer.from_pretrained(folder) for folder in folders.values()])
     sizes = {name: max(1, count_trajectories(path)) for name, path in job.pools.items()}
     steps = (len(folders) + (job.train is not None)) * sum(sizes.values())
+    floors = _floors(job, samples, tokenizer) if job.floor else {}
     with progress_bar("evaluating", total=steps) as advance:
-        run = _Run(job=job, samples=samples, tokenizer=tokenizer, advance=advance)
+        run = _Run(job=job, samples=samples, floors=floors, tokenizer=tokenizer, advance=advance)
         for role, folder in folders.items():
             run.add_model(role, folder)
         if job.train is not None:
@@ -180,6 +184,15 @@ def _sample(path: Path, count: int, *, seed: int) -> _Sample:
     return _Sample(trajectories=[trajectory for _, trajectory in drawn], is_whole=len(drawn) == num_read)
 
 
+def _floors(job: EvaluationJob, samples: Mapping[str, _Sample], tokenizer: ChatTokenizer) -> dict[str, MeasuredFloor]:
+    """Carry every sample's actions out again, and say on stderr what came of it."""
+    floors: dict[str, MeasuredFloor] = {}
+    for pool, sample in samples.items():
+        floors[pool] = measure_floor(sample.trajectories, tokenizer, seed=job.seed)
+        say(f"{pool}: {floors[pool]}")
+    return floors
+
+
 def _one_tokenizer(tokenizers: Sequence[ChatTokenizer]) -> ChatTokenizer:
     """Return the tokenizer that all models share."""
     first, *others = tokenizers
@@ -198,6 +211,7 @@ class _Run:
 
     job: EvaluationJob
     samples: Mapping[str, _Sample]
+    floors: Mapping[str, MeasuredFloor]
     tokenizer: ChatTokenizer
     advance: Callable[[int], None]
     max_tokens: int | None = None
@@ -218,7 +232,14 @@ class _Run:
         self.max_tokens = engine.capabilities.max_context_tokens
         for pool, sample in self.samples.items():
             num_swaps = NUM_SWAPS if self.job.controls else 0
-            found = evaluate_pool(engine, sample.trajectories, self.tokenizer, num_swaps=num_swaps, seed=self.job.seed)
+            found = evaluate_pool(
+                engine,
+                sample.trajectories,
+                self.tokenizer,
+                num_swaps=num_swaps,
+                changed=self._changed(pool),
+                seed=self.job.seed,
+            )
             sums = self._model_sums(pool, engine, found)
             result = summarize_sums(sums, seed=self.job.seed)
             update = {"action_swap_gap": found.result.action_swap_gap, "swap_counts": found.result.swap_counts}
@@ -230,12 +251,15 @@ class _Run:
             self.sequences[pool] = found.sequences
             self.readouts.setdefault(pool, {})[role] = answers
 
+    def _changed(self, pool: str) -> ChangedText | None:
+        return self.floors[pool].changed if pool in self.floors else None
+
     def _model_sums(self, pool: str, engine: Engine, found: PoolResult) -> PoolSums:
         """The sums over the whole pool; where the sample is all of it, they are known already."""
         if self.samples[pool].is_whole and self.job.temperature is None:
             self.advance(len(found.sums.trajectory_ids))
             return found.sums
-        options = StreamOptions(on_progress=self.advance)
+        options = StreamOptions(changed=self._changed(pool), on_progress=self.advance)
         trajectories = read_trajectories(self.job.pools[pool])
         return evaluate_stream(engine, trajectories, self.tokenizer, temperature=self.job.temperature, options=options)
 
@@ -252,8 +276,8 @@ class _Run:
         """Fit the copy baselines on what the model was trained on, and measure them on every pool."""
         require_trajectories(train)
         fitted = fit_baselines(self._sequences(train), len(self.tokenizer.hf), seed=self.job.seed)
-        options = StreamOptions(max_tokens=self.max_tokens, on_progress=self.advance)
         for pool, path in self.job.pools.items():
+            options = StreamOptions(max_tokens=self.max_tokens, changed=self._changed(pool), on_progress=self.advance)
             found = stream_baselines(fitted, read_trajectories(path), self.tokenizer, options=options)
             self.sums[pool].update(found)
             self.results[pool].update({name: summarize_sums(s, seed=self.job.seed) for name, s in found.items()})
@@ -303,6 +327,7 @@ class _Run:
             readouts=tuple(self._readouts()),
             token_views=tuple(self._views()),
             facts={pool: pool_facts(path.name, self.sums[pool]["trained"]) for pool, path in self.job.pools.items()},
+            floors={pool: measured.floor for pool, measured in self.floors.items()},
             models={role: name for role, name in self.job.models.items()},  # noqa: C416
             temperature=self.job.temperature,
         )
