@@ -109,6 +109,20 @@ def test_what_costs_extra_passes_can_be_left_out(tiny_dir: Path, data: tuple[Pat
     assert (result.controls, result.probes, result.action_swap_gap) == ({}, {}, None)
 
 
+def test_what_comes_out_alike_again_is_known_to_do_so(tiny_dir: Path, tmp_path: Path):
+    """Catches a floor that is measured and left out of the slices, or of the file."""
+    from envecho.recipes.collect import CollectConfig, collect_to_file
+
+    collect_to_file(CollectConfig(world="depot", policy="explore", num_episodes=2), tmp_path / "depot.parquet")
+    done = run(
+        "--model", tiny_dir, "--data", tmp_path / "depot.parquet", "--no-controls", "--no-probes", "--floor", "--json"
+    )
+    found = Evaluation.model_validate_json(done.stdout)
+    assert found.floors["depot"].identical_observations.value == 1
+    assert found.floors["depot"].different_tokens.value == 0
+    assert found.pools["depot"]["trained"].slices["repeat"]["same"].share == 1
+
+
 @pytest.mark.parametrize("name", ["trace.jsonl", "trace.parquet", "traces"])
 def test_traces_that_were_not_imported_name_the_command_that_does(tiny_dir: Path, tmp_path: Path, name: str):
     """Catches `torn Parquet file` as the answer to an agent's own log."""
