@@ -56,12 +56,12 @@ class MeasuredFloor:
 
     def __str__(self) -> str:
         """What was found, in one line."""
-        share = self.floor.different_tokens.value
-        more = f"; {self.num_not_replayed} not made again" if self.num_not_replayed else ""
+        share, num_replays = self.floor.different_tokens.value, self.floor.num_runs - 1
+        alike = f", {self.num_record_alone} of them alike in all replays" if self.num_different else ""
+        more = f"; {self.num_not_replayed} more were not made again" if self.num_not_replayed else ""
         return (
             f"floor: {self.num_different} of {self.num_observations} observations came out otherwise in one of "
-            f"{self.floor.num_runs - 1} replays, {self.num_record_alone} of them alike in all replays; "
-            f"{share:.1%} of the environment's tokens lie in such lines{more}"
+            f"{num_replays} replays{alike}; {share:.1%} of the environment's tokens lie in such lines{more}"
         )
 
 
