@@ -1,4 +1,4 @@
-"""`envecho report`: turn a run folder into one self-contained HTML file, or several into a table side by side."""
+"""`envecho report`: turn a run or evaluation folder into one self-contained HTML file, or set several side by side."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ import click
     help="The HTML file to write; DIR/report.html by default. Needed for several folders.",
 )
 def command(folders: tuple[Path, ...], out: Path | None) -> None:
-    """Turn a run folder into one self-contained HTML file, with its pictures beside it as PNG.
+    """Turn a run or evaluation folder into one self-contained HTML file, with its pictures beside it as PNG.
 
-    Several folders make one page with their headline figures side by side: each seed, the mean and the median.
+    Several folders make one page: seeds of one configuration with intervals over them, health and alarms, and
+    evaluations of the same trajectories with paired differences against the first folder.
 
     \b
     envecho report runs/demo
-    envecho report runs/demo-0 runs/demo-1 runs/demo-2 --out demo.html
+    envecho report runs/demo-0 runs/demo-1 runs/demo-2 --out seeds.html
+    envecho report eval/base eval/echo eval/grpo --out models.html
     """
     from envecho.reports import write_comparison, write_report
 
