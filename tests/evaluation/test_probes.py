@@ -230,6 +230,7 @@ def test_what_the_context_has_no_room_for_is_counted(tokenizer: ChatTokenizer) -
     for probe in ("exit_status", "file_exists", "free_running"):
         result = found[probe]
         assert result.num_questions + result.counts["num_beyond_context"] == 12, probe
+        assert result.counts["num_not_drawn"] > 0, probe
         assert result.counts["num_beyond_context"] > 0, probe
     assert max(len(asked) for asked in short.asked) <= 120 * 4
 
@@ -239,7 +240,12 @@ def test_a_pool_without_questions_has_counts_and_no_figures(tokenizer: ChatToken
     walk = episode("e", [("go north", _says((Source.STDOUT, "A room. " * 40)))])
     found = run_probes(tiny_engine, [walk], tokenizer, seed=0, max_questions=4)
     assert {probe: (r.measures, r.num_questions) for probe, r in found.items()} == dict.fromkeys(found, ({}, 0))
-    assert found["free_running"].counts["num_long"] == 1
+    assert {probe: result.counts for probe, result in found.items()} == {
+        "exit_status": {"num_without_failures": 1},
+        "file_exists": {},
+        "line_count": {},
+        "free_running": {"num_long": 1},
+    }
     with pytest.raises(ConfigError, match="max_questions is 0"):
         run_probes(tiny_engine, [walk], tokenizer, seed=0, max_questions=0)
 

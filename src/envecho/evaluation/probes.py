@@ -55,8 +55,9 @@ def run_probes(
 ) -> dict[Probe, ProbeResult]:
     """Ask a model at most `max_questions` of each probe about a pool, at T = 1 or greedily.
 
-    A probe without a question has no measure and still its counts. Beside the reasons, `counts` has `num_candidates`,
-    the questions that could be asked, and `num_beyond_context`, those drawn that the model has no room for.
+    A probe without a question has no measure and still its counts: why something was not asked about. Beside the
+    reasons of each probe these are `num_not_drawn`, beyond `max_questions`, and `num_beyond_context`, questions that
+    were drawn and that the model has no room for.
 
     Raises:
         ConfigError: `max_questions` is below 1.
@@ -119,7 +120,7 @@ def _exit_status(
     questions, counts = exit_questions(pool)
     drawn = draw_choices(questions, count, seed=seed)
     answers = ask_choices(engine, drawn, tokenizer)
-    return _chosen(answers, _counted(counts, len(questions), len(drawn) - len(answers)), seed=seed)
+    return _chosen(answers, _counted(counts, len(questions), len(drawn), len(answers)), seed=seed)
 
 
 def _file_exists(
@@ -128,7 +129,7 @@ def _file_exists(
     questions, counts = existence_questions(pool, seed=seed)
     drawn = draw_choices(questions, count, seed=seed)
     answers = ask_choices(engine, drawn, tokenizer)
-    return _chosen(answers, _counted(counts, len(questions), len(drawn) - len(answers)), seed=seed)
+    return _chosen(answers, _counted(counts, len(questions), len(drawn), len(answers)), seed=seed)
 
 
 def _line_count(
@@ -138,7 +139,6 @@ def _line_count(
     named = {"": [(f"{q.trajectory.id}-{q.turn}", q) for q in questions]}
     drawn: list[OpenQuestion] = deal(named, count, seed=seed)
     answers = ask_open(engine, drawn, tokenizer)
-    counts = _counted(counts, len(questions), len(drawn) - len(answers))
     tasks = [answer.task_id for answer in answers]
     numbers = [answer.truth.split()[0] for answer in answers]
     right = [answer.text.split()[:1] == [number] for answer, number in zip(answers, numbers, strict=True)]
@@ -149,7 +149,7 @@ def _line_count(
             **_written(answers, seed=seed),
         },
         len(answers),
-        counts,
+        _counted(counts, len(questions), len(drawn), len(answers)),
     )
 
 
@@ -160,7 +160,7 @@ def _free_running(
     drawn = deal(groups, count, seed=seed)
     asked = [item for item in drawn if fits(item[1], engine.capabilities.max_context_tokens)]
     answers = write_answers(engine, asked, tokenizer)
-    counted = _counted(counts, sum(map(len, groups.values())), len(drawn) - len(asked))
+    counted = _counted(counts, sum(map(len, groups.values())), len(drawn), len(asked))
     return _result(_written(answers, seed=seed), len(answers), counted)
 
 
@@ -174,7 +174,7 @@ def _chosen(answers: Sequence[ChoiceAnswer], counts: dict[str, int], *, seed: in
         "auc": auc([answer.log_odds for answer in answers], truths, tasks, seed=seed),
         "majority": majority(truths, tasks, seed=seed),
     }
-    return _result(measures, len(answers), counts | {"num_true": sum(truths)})
+    return _result(measures, len(answers), counts)
 
 
 def _written(answers: Sequence[OpenAnswer], *, seed: int) -> dict[str, Stat | None]:
@@ -186,8 +186,10 @@ def _written(answers: Sequence[OpenAnswer], *, seed: int) -> dict[str, Stat | No
     }
 
 
-def _counted(counts: Counter[str], num_candidates: int, num_beyond: int) -> dict[str, int]:
-    return {**dict(sorted(counts.items())), "num_candidates": num_candidates, "num_beyond_context": num_beyond}
+def _counted(counts: Counter[str], num_candidates: int, num_drawn: int, num_asked: int) -> dict[str, int]:
+    """All reasons that occur, by name."""
+    reasons = counts + Counter(num_not_drawn=num_candidates - num_drawn, num_beyond_context=num_drawn - num_asked)
+    return dict(sorted(reasons.items()))
 
 
 def _result(measures: Mapping[str, Stat | None], num_questions: int, counts: dict[str, int]) -> ProbeResult:
