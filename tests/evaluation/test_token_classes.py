@@ -125,6 +125,15 @@ def test_what_came_out_otherwise_is_volatile_to_the_character(tokenizer):
     assert "".join(token.text for token in tokens if token.token_class == "volatile") == "4711"
 
 
+def test_a_measurement_overrules_the_patterns(tokenizer):
+    """Catches a box's own log, the same in every run, called noise although somebody ran the episode again."""
+    trajectory = episode("e", [("cat a.log", answer("09:05 lost 17\n")), ("cat b.log", answer("10:05 lost 17\n"))])
+    assert class_of(list_tokens(trajectory, tokenizer), 3, "09:05") == {"volatile"}
+    tokens = list_tokens(trajectory, tokenizer, changed={("e", 3): []})
+    assert "volatile" not in classes(tokens, 3)
+    assert class_of(tokens, 5, "10:05") == {"volatile"}
+
+
 def test_a_token_over_the_edge_of_a_volatile_stretch_is_volatile(tokenizer):
     """Catches a rule by the first or the last character: ` Nov` begins with the space before the date."""
     tokens = list_tokens(episode("e", [("ls -l", answer("root 60 Nov 25 22:32 a\n"))]), tokenizer)

@@ -68,8 +68,8 @@ def token_facts(
 
     `sequences` are those that `tokens` point into, all that these trajectories have; `tokenizer` made them. Tokens of
     role warning have the dimension `boilerplate` alone, all others every dimension but that. `repeat` is there where
-    `changed` is given, and its different tokens are `volatile`. Keys are not folded here (`fold_keys`): which of them
-    have the most tokens is only known of a whole pool.
+    `changed` is given; of a message in it, the tokens that came out otherwise are `volatile` and no others. Keys are
+    not folded here (`fold_keys`): which of them have the most tokens is only known of a whole pool.
 
     Raises:
         DataError: a trajectory of the pool is missing or occurs twice, or a message has an unknown view.

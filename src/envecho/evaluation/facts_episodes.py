@@ -72,8 +72,8 @@ class Episodes:
         """Classes `[token of the stream]`; `repeat` are `repeat_codes`. A label speaks of the answer alone."""
         labels, is_answer = self.named("label", VIEW_KEYS), answered(self.streams.sources)
         derivable, first = ((labels == VIEW_KEYS.index(label)) & is_answer for label in ("derivable", "first"))
-        changed = repeat == REPEAT_KEYS.index("different")
-        return token_classes(self.streams, derivable=derivable, first=first, changed=changed)
+        same, different = (repeat == REPEAT_KEYS.index(key) for key in ("same", "different"))
+        return token_classes(self.streams, derivable=derivable, first=first, different=different, same=same)
 
     def view_codes(self) -> Codes:
         """A label speaks of the answer alone, the rest of its message is `other`; without one, what came before."""

@@ -2,8 +2,8 @@
 
 Each environment token is in one class, whoever predicts it; the first that fits, in this order:
 
-- `volatile`: it holds a byte of a time, a process id, a hash or a random name (`facts_volatile`) that no earlier
-  message of the episode had shown, or of a stretch that came out otherwise in another run.
+- `volatile`: it holds a byte of a stretch that came out otherwise in another run; where nobody ran the message again,
+  of a time, process id, hash or random name (`facts_volatile`) that no earlier message of the episode had shown.
 - `copied`: the last `COPY_TOKENS` tokens occurred before in the episode, and the most recent time this token followed.
 - `predictable`: the world's generator labels the answer `derivable`; where no label says `derivable` or `first`, every
   word that the token touches stood in an earlier message of the episode. White space and the marks between words go
@@ -43,19 +43,20 @@ def token_classes(
     *,
     derivable: NDArray[np.bool_],
     first: NDArray[np.bool_],
-    changed: NDArray[np.bool_],
+    different: NDArray[np.bool_],
+    same: NDArray[np.bool_],
 ) -> NDArray[np.int8]:
     """Return the class of every token of the streams, `[token]` into `TOKEN_CLASSES`; -1 where it is no env_output.
 
-    Masks are `[token]`: `derivable` and `first` what labels say of a token, `changed` what another run answered
-    otherwise.
+    Masks are `[token]`: `derivable` and `first` what labels say of a token, `different` and `same` how it came out in
+    another run; all False where nobody said or measured.
     """
     volatile, known = _shown_before(streams)
     predictable = np.where(derivable | first, derivable, known)
     classes = np.full(len(streams), _NOVEL, dtype=np.int8)
     classes[predictable] = _PREDICTABLE
     classes[copied_mask(streams.token_ids, streams.episodes)] = _COPIED
-    classes[volatile | changed] = _VOLATILE
+    classes[different | (volatile & ~same)] = _VOLATILE
     classes[~streams.role_mask(Role.ENV_OUTPUT)] = -1
     return classes
 
