@@ -140,12 +140,8 @@ def running_mean(points: Sequence[tuple[int, float]]) -> Points:
     """Return at each step the mean of the `_window` values around it, of fewer at both ends."""
     half = _window(len(points)) // 2
     values = [value for _, value in points]
-    means: Points = []
-    for place, (step, _) in enumerate(points):
-        reach = min(half, place, len(points) - 1 - place)
-        part = values[place - reach : place + reach + 1]
-        means.append((step, sum(part) / len(part)))
-    return means
+    parts = [values[max(0, place - half) : place + half + 1] for place in range(len(values))]
+    return [(step, sum(part) / len(part)) for (step, _), part in zip(points, parts, strict=True)]
 
 
 def running_band(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float], list[float]]:

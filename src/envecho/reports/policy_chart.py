@@ -64,7 +64,7 @@ def policy_chart(metrics: Metrics, intervals: Mapping[int, Look], *, narrow: boo
         ax.grid(visible=False, axis="x")
     _legend(figure, metrics, narrow=narrow)
     if narrow:
-        figure.subplots_adjust(left=0.12, right=0.98, top=0.965, bottom=0.2, hspace=0.36)
+        figure.subplots_adjust(left=0.12, right=0.98, top=0.965, bottom=0.155, hspace=0.36)
     else:
         figure.subplots_adjust(left=0.04, right=0.99, top=0.91, bottom=0.25, wspace=0.15)
     return figure
