@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pool_builders import LastTokenPredictor, OraclePredictor, box_episode, small_pool
 
-from envecho.errors import DataError
+from envecho.errors import DataError, TemplateError
 from envecho.evaluation import (
     StreamOptions,
     evaluate_baselines,
@@ -25,7 +25,7 @@ from envecho.evaluation import (
     tokenize_pool,
     write_sums,
 )
-from envecho.trajectory import Role, Trajectory
+from envecho.trajectory import Role, ToolCall, Trajectory
 
 SMALL = StreamOptions(chunk_tokens=300)
 
@@ -123,6 +123,16 @@ def test_an_empty_pool_is_an_error_and_not_a_figure(tokenizer):
     """Catches an evaluation of nothing that looks finished."""
     with pytest.raises(DataError, match="at least one trajectory in the pool"):
         evaluate_stream(LastTokenPredictor(len(tokenizer.hf)), [], tokenizer)
+
+
+def test_an_episode_that_the_template_cannot_show_is_named(tokenizer, pool):
+    """Catches `turn 2: the template does not show the call` of one episode among ten thousand."""
+    call = ToolCall(name="ls", arguments="{}")
+    messages = list(pool[1].messages)
+    messages[2] = messages[2].model_copy(update={"tool_calls": (call,)})
+    odd = pool[1].with_messages(tuple(messages))
+    with pytest.raises(TemplateError, match=r"trajectory 'box-1': turn 2 .*envecho doctor"):
+        evaluate_stream(LastTokenPredictor(len(tokenizer.hf)), [pool[0], odd], tokenizer)
 
 
 def test_memory_does_not_grow_with_the_pool(tokenizer):

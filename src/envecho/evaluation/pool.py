@@ -6,12 +6,12 @@ Not here: pools of any size (`streaming`), who scored the tokens (`scores`, `bas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from envecho.errors import DataError
+from envecho.errors import DataError, TemplateError
 from envecho.evaluation.facts import ChangedText
 from envecho.evaluation.results import Comparison, Predictor, PredictorResult
 from envecho.evaluation.scores import SAID, PoolTokens, TokenLabels, label_tokens, pool_requests, pool_tokens
@@ -36,10 +36,23 @@ class PoolResult:
 
 
 def tokenize_pool(
-    trajectories: Sequence[Trajectory], tokenizer: ChatTokenizer, *, max_tokens: int | None = None
+    trajectories: Iterable[Trajectory], tokenizer: ChatTokenizer, *, max_tokens: int | None = None
 ) -> list[TokenizedTrajectory]:
-    """Return the sequences of all trajectories: branches, and windows of at most `max_tokens`."""
-    return [s for t in trajectories for s in tokenize_trajectory(t, tokenizer, max_tokens=max_tokens)]
+    """Return the sequences of all trajectories: branches, and windows of at most `max_tokens`.
+
+    Raises:
+        TemplateError: the chat template cannot render one of them; the message names it.
+    """
+    sequences: list[TokenizedTrajectory] = []
+    for trajectory in trajectories:
+        try:
+            sequences += tokenize_trajectory(trajectory, tokenizer, max_tokens=max_tokens)
+        except TemplateError as error:
+            raise TemplateError(
+                f"trajectory {trajectory.id!r}: {error}; `envecho doctor FILE --model M` lists all that this template "
+                "cannot show"
+            ) from error
+    return sequences
 
 
 def evaluate_pool(

@@ -15,11 +15,12 @@ from typing import Final
 from envecho.errors import DataError
 from envecho.evaluation.baselines import CopyBaselines
 from envecho.evaluation.facts import ChangedText
+from envecho.evaluation.pool import tokenize_pool
 from envecho.evaluation.results import BASELINES, BaselineName, Predictor
 from envecho.evaluation.scores import SAID, pool_requests
 from envecho.evaluation.sums import PoolSums, join_sums, sum_scores
 from envecho.seam import Engine
-from envecho.tokens import ChatTokenizer, TokenizedTrajectory, tokenize_trajectory
+from envecho.tokens import ChatTokenizer, TokenizedTrajectory
 from envecho.trajectory import Trajectory
 
 CHUNK_TOKENS: Final = 65_536
@@ -117,7 +118,7 @@ def _parts(trajectories: Iterable[Trajectory], tokenizer: ChatTokenizer, options
     part = _Part(trajectories=[], sequences=[])
     num_tokens = 0
     for trajectory in trajectories:
-        sequences = tokenize_trajectory(trajectory, tokenizer, max_tokens=options.max_tokens)
+        sequences = tokenize_pool([trajectory], tokenizer, max_tokens=options.max_tokens)
         part.trajectories.append(trajectory)
         part.sequences.extend(sequences)
         num_tokens += sum(len(sequence) for sequence in sequences)

@@ -42,6 +42,7 @@ from envecho.evaluation import (
     read_out,
     stream_baselines,
     summarize_sums,
+    tokenize_pool,
     view_trajectory,
     write_evaluation,
     write_sums,
@@ -54,7 +55,7 @@ from envecho.recipes.floor import MeasuredFloor, measure_floor
 from envecho.recipes.progress import progress_bar, say
 from envecho.reports import write_report
 from envecho.seam import Engine
-from envecho.tokens import ChatTokenizer, TokenizedTrajectory, tokenize_trajectory
+from envecho.tokens import ChatTokenizer, TokenizedTrajectory
 from envecho.tokens.view import TokenView
 from envecho.trajectory import Trajectory
 from envecho.trajectory.store import count_trajectories, read_trajectories
@@ -275,7 +276,8 @@ class _Run:
     def add_baselines(self, train: Path) -> None:
         """Fit the copy baselines on what the model was trained on, and measure them on every pool."""
         require_trajectories(train)
-        fitted = fit_baselines(self._sequences(train), len(self.tokenizer.hf), seed=self.job.seed)
+        sequences = tokenize_pool(read_trajectories(train), self.tokenizer, max_tokens=self.max_tokens)
+        fitted = fit_baselines(sequences, len(self.tokenizer.hf), seed=self.job.seed)
         for pool, path in self.job.pools.items():
             options = StreamOptions(max_tokens=self.max_tokens, changed=self._changed(pool), on_progress=self.advance)
             found = stream_baselines(fitted, read_trajectories(path), self.tokenizer, options=options)
@@ -304,13 +306,6 @@ class _Run:
         seen = None if train is None else _sample(train, self.job.sample, seed=seed).trajectories
         for pool, sample in self.samples.items():
             self.results[pool].update(compress(sample.trajectories, train=seen, seed=seed))
-
-    def _sequences(self, path: Path) -> list[TokenizedTrajectory]:
-        return [
-            sequence
-            for trajectory in read_trajectories(path)
-            for sequence in tokenize_trajectory(trajectory, self.tokenizer, max_tokens=self.max_tokens)
-        ]
 
     def evaluated(self) -> Evaluated:
         """Return everything that was measured."""
