@@ -13,6 +13,7 @@ from planted_record import read_planted
 from pool_builders import RulePredictor, answer, episode, small_pool
 
 from envecho.errors import ConfigError
+from envecho.evaluation.probe_asking import deal
 from envecho.evaluation.probe_commands import parse_command
 from envecho.evaluation.probe_exit import exit_questions, failure_openings
 from envecho.evaluation.probe_files import existence_questions, line_questions
@@ -68,6 +69,8 @@ def test_silence_is_success_only_where_a_harness_states_failures_and_nothing_els
     assert status_habit([ok, bad, bad]).status(ok) is None
     assert status_habit([ok, good, bad, bad, bad]).status(ok) is None
     assert status_habit([ok]).status(ok) is None
+    first = [_mini(1, "cat: b: no\n")] * 3
+    assert status_habit(first).status(ok) is None
 
 
 def test_a_status_before_the_output_is_asked_by_its_own_phrase() -> None:
@@ -213,6 +216,15 @@ def test_two_models_get_the_same_questions_in_whatever_order_the_pool_is(tokeniz
     again = _Recorder(len(tokenizer.hf), 1)
     run_probes(again, pool, tokenizer, seed=4, max_questions=6)
     assert again.asked != one.asked
+
+
+def test_the_draw_is_the_same_in_every_process() -> None:
+    """Catches an order that hangs on a hash that differs from run to run, or one that is the same for every seed."""
+    groups = {"b": [(name, name) for name in "rstu"], "a": [(name, name) for name in "xyz"]}
+    backwards = {key: list(reversed(of)) for key, of in reversed(groups.items())}
+    drawn = deal(groups, 5, seed=0)
+    assert drawn == deal(backwards, 5, seed=0) == ["z", "t", "x", "r", "y"]
+    assert deal(groups, 5, seed=1) != drawn
 
 
 def test_both_answers_are_drawn_in_turn() -> None:

@@ -8,7 +8,7 @@ so two models that share a tokenizer are asked the same. Not here: what is asked
 
 from __future__ import annotations
 
-import zlib
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -213,7 +213,7 @@ def deal(groups: Mapping[Any, Iterable[tuple[str, _Item]]], count: int, *, seed:
     name alone, never from the order of the pool.
     """
     queues = [
-        sorted(groups[key], key=lambda pair: (zlib.crc32(f"{seed}-{pair[0]}".encode()), pair[0]))
+        sorted(groups[key], key=lambda pair: (random.Random(f"{seed}-{pair[0]}").random(), pair[0]))
         for key in sorted(groups, key=str)
     ]
     longest = max(map(len, queues), default=0)
