@@ -89,8 +89,8 @@ for name, found in sums.items():
 # --- 4. Where the lower cost comes from -------------------------------------------------------------------------------
 #
 # Every token of an answer belongs to one class: copied from the context, predictable, novel, volatile; and the phrases
-# are a class of their own. What a model saves against the untrained one is the sum over the classes. Here four fifths of
-# it are phrases: a run that trains them reports a fall that has little to do with the shop.
+# are a class of their own. What a model saves against the untrained one is the sum over the classes. Here four fifths
+# of it are phrases: a run that trains them reports a fall that has little to do with the shop.
 
 print("\nsaved against the untrained model, nats per token of everything that was observed")
 for name in ("phrases", "world"):

@@ -26,5 +26,5 @@ def test_a_tutorial_runs_prints_what_the_page_shows_and_cleans_up(tutorial: Path
     done = run(tutorial, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.iterdir() if not path.name.startswith("torchinductor")] == []  # torch's own
     assert words(blocks(PAGE.read_text())[tutorial.stem]) == words(done.stdout)
