@@ -201,7 +201,7 @@ def _attribution(found: Attribution) -> str:
 
 def _left_out(results: _Results) -> list[str]:
     counts = results["trained"].swap_counts
-    if counts is None:
+    if counts is None or not counts.num_observations:
         return []
     return [
         f"swaps: {counts.num_draws} draws over {counts.num_observations} derivable observations; left out: "
