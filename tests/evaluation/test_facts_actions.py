@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from pool_builders import answer, command, episode
@@ -193,3 +194,12 @@ def test_the_outcome_follows_from_the_reward(reward: float | None, expected: str
     """Catches an ungraded episode counted as failed."""
     trajectory: Trajectory = episode("e", [("ls", answer("a\n"))]).model_copy(update={"reward": reward})
     assert message_facts(trajectory)[3].outcome == expected
+
+
+@pytest.mark.parametrize("unit", ["```\n", "<execute_bash>", '"keystrokes": "', "A=1 ", "cd a && ", "A='", "{", "("])
+def test_an_action_of_a_megabyte_is_read_in_time(unit: str):
+    """Catches a pattern that goes back over a hostile action, whatever it makes of it."""
+    messages = episode("e", [(unit * (1_000_000 // len(unit)), answer("x\n"))]).messages
+    start = time.process_time()
+    answered_action(messages, 3)
+    assert time.process_time() - start < 10
