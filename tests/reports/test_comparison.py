@@ -118,9 +118,22 @@ def test_evaluations_without_sums_or_of_other_trajectories_say_so(tmp_path: Path
     assert found.finding == ""
     bare, other = found.notes
     assert bare == "No paired difference without sums.parquet, which envecho eval --out writes: bare."
-    assert other.startswith(
-        "other and a are not compared on boxes never seen: expected trained and trained on the same"
-    )
+    assert other.startswith("other against a on boxes never seen: expected trained and trained on the same")
+
+
+def test_classes_that_differ_cost_the_picture_and_not_the_difference(tmp_path: Path):
+    """Catches a paired difference that is lost because one of two evaluations knew a floor."""
+    folders = [write_synthetic_evaluation(tmp_path / name, hostile=False) for name in ("a", "b")]
+    sums = planted_sums(8, 0.9)
+    place = np.searchsorted(sums.slice_index, [2, 3])
+    sums.num_tokens[place] += [1, -1]
+    write_sums(tmp_path / "b" / "sums.parquet", {"new_boxes": {"trained": sums}})
+    found = compare_folders(folders).evaluations
+    assert found is not None
+    assert found.paired is not None
+    assert found.bars == ()
+    (note,) = found.notes
+    assert note.startswith("b against a on boxes never seen: expected trained and trained on the same tokens")
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path: Path):

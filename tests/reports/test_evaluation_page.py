@@ -172,7 +172,7 @@ def test_compressors_have_bytes_alone_and_probes_their_own_measures():
     zstd = next(row for row in pooled.groups[0].rows if row.label == "Zstandard")
     assert [cell.text for cell in zstd.cells] == ["–", "–", "–", "0.710", "–", "–"]
     heads = {table.title: table.table.head for table in probe_tables(made)}
-    assert heads["What does it say?"] == ("Questions", "Exact match", "Edit similarity", "Not asked")
+    assert heads["What does it say?"] == ("Questions", "Exact match", "Edit similarity", "Counts")
 
 
 def test_an_evaluation_of_a_base_model_alone_has_a_page(tmp_path: Path):

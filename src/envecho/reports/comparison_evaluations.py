@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from envecho.errors import DataError
 from envecho.evaluation.results import Comparison, Evaluation, Predictor
@@ -63,17 +63,18 @@ def compare_evaluations(folders: Sequence[tuple[str, RunFolder]]) -> Evaluations
         notes.append(f"No paired difference without {SUMS}, which envecho eval --out writes: {', '.join(without)}.")
     pairs: list[tuple[str, str, Comparison]] = []
     bars: list[Bar] = []
-    reference = next(iter(sums), None)
-    for name in [name for name in sums if name != reference]:
-        for pool in ordered_pools(set(sums[name]) & set(sums[reference or ""])):
-            ours, theirs = sums[name][pool], sums[reference or ""][pool]
-            try:
-                made, bar = _pair(pool, ours, theirs, f"{name} against {reference}")
-            except DataError as error:
-                notes.append(f"{name} and {reference} are not compared on {pool_label(pool)}: {error}")
+    reference, *others = sums or [""]
+    for name in others:
+        label = f"{name} against {reference}"
+        for pool in ordered_pools(set(sums[name]) & set(sums[reference])):
+            pair = _pair_of(sums[name][pool], sums[reference][pool])
+            if pair is None:
                 continue
-            pairs += [(pool, f"{name} against {reference}", comparison) for comparison in made]
-            bars += bar
+            try:
+                pairs += [(pool, label, made) for made in compare_sums(pool, *pair.sums, **pair.names)]
+                bars += _bars(pool, label, pair)
+            except DataError as error:
+                notes.append(f"{label} on {pool_label(pool)}: {error}")
     return EvaluationsSideBySide(
         finding=_finding(pairs),
         figures=_figures(found),
@@ -84,17 +85,27 @@ def compare_evaluations(folders: Sequence[tuple[str, RunFolder]]) -> Evaluations
     )
 
 
-def _pair(
-    pool: str, ours: Mapping[Predictor, PoolSums], theirs: Mapping[Predictor, PoolSums], label: str
-) -> tuple[list[Comparison], list[Bar]]:
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """The sums of two models on one pool, and which predictor each is in its own evaluation."""
+
+    sums: tuple[PoolSums, PoolSums]
+    names: dict[Literal["predictor", "reference"], Predictor]
+
+
+def _pair_of(ours: Mapping[Predictor, PoolSums], theirs: Mapping[Predictor, PoolSums]) -> _Pair | None:
     first, other = first_predictor(ours), first_predictor(theirs)
     if first is None or other is None:
-        return [], []
-    made = compare_sums(pool, ours[first], theirs[other], predictor=first, reference=other)
-    has_classes = "token_class" in ours[first].dimensions and "token_class" in theirs[other].dimensions
-    saving = attribute(pool, ours[first], theirs[other], predictor=first, reference=other) if has_classes else None
-    bars = [Bar(pool=pool_label(pool), pair=label, attribution=saving)] if saving else []
-    return made, bars
+        return None
+    return _Pair(sums=(ours[first], theirs[other]), names={"predictor": first, "reference": other})
+
+
+def _bars(pool: str, label: str, pair: _Pair) -> list[Bar]:
+    """Where the difference lies; none where an evaluation has no token classes."""
+    if not all("token_class" in sums.dimensions for sums in pair.sums):
+        return []
+    saving = attribute(pool, *pair.sums, **pair.names)
+    return [Bar(pool=pool_label(pool), pair=label, attribution=saving)] if saving else []
 
 
 def _finding(pairs: Sequence[tuple[str, str, Comparison]]) -> str:

@@ -291,7 +291,7 @@ def probe_tables(evaluation: Evaluation) -> list[TitledTable]:
         if groups:
             title, asked = PROBE_LABELS[probe]
             heads = [_MEASURES.get(name, name.replace("_", " ").capitalize()) for name in measures]
-            table = Table(caption=asked, head=("Questions", *heads, "Not asked"), groups=tuple(groups))
+            table = Table(caption=asked, head=("Questions", *heads, "Counts"), groups=tuple(groups))
             found.append(TitledTable(title=title, corner="Predictor", table=table))
     return found
 
