@@ -169,7 +169,7 @@ def measure(upstream: Upstream, level: Level) -> Measured:
         served: list[str] = list_models(upstream.url, timeout=10.0, api_key=upstream.api_key)
         model = served[0] if len(served) == 1 else None
         if model is None and level == "auto":
-            listed = f"it serves {', '.join(served)}" if served else "it lists no model"
+            listed = f"it serves {', '.join(served)}" if served else "it lists no model (does a server run there?)"
             raise ConfigError(f"{upstream.url}: expected one model, {listed}; name it with --upstream-model")
     if level != "auto":
         return Measured(level=level, model=model)

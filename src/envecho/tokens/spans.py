@@ -145,5 +145,6 @@ def _check_calls_shown(turn: int, message: Message, body: str) -> None:
     if missing and message.sampled is None:
         raise TemplateError(
             f"turn {turn} (assistant): the chat template does not show the call of tool {missing[0]!r}, so the action "
-            "would be lost; use a template that renders tool calls, or write the call into the message's content"
+            "would be lost; use a template that renders tool calls, or write the call into the message's content, as"
+            " envecho import --calls-as-text does"
         )
