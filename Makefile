@@ -26,10 +26,10 @@ check: $(INSTALLED) ## lint, format, types, layers, budgets, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/pytest tests/test_layers.py tests/test_budgets.py tests/test_surface.py
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 site: $(INSTALLED) ## the documentation as a site -> build/site/index.html
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 newcomer: sandbox ## type every command of docs/getting-started.md in a fresh environment of its own
 	$(PYTHON) tests/newcomer/walk.py docs/getting-started.md
