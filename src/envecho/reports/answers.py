@@ -52,7 +52,7 @@ def answers(evaluation: Evaluation, pool: str) -> list[Answer]:
     asked: list[tuple[str, Stat | None]] = [
         ("Are the harness’s phrases cheaper for it than for the base model?", parts.get("boilerplate")),
         ("Is the world’s own output cheaper for it?", _saved(evaluation, pool, "base", "all")),
-        ("Is predictable output cheaper (earlier output determines it, and it is no copy)?", parts.get("predictable")),
+        ("Is predictable output cheaper (earlier messages determine it, and it is no copy)?", parts.get("predictable")),
         ("Is novel output cheaper (nothing in the episode told it)?", parts.get("novel")),
         ("Is it cheaper than the best copier, on the same tokens?", _beyond_copying(evaluation, pool)),
         ("Does it pay for another command in place of the true one?", _control(trained, "action_swap")),

@@ -45,9 +45,15 @@ DIMENSIONS: Final[dict[Dimension, tuple[str, str]]] = {
 
 PROBE_LABELS: Final[dict[Probe, tuple[str, str]]] = {
     "exit_status": ("Will it fail?", "Whether a command fails, asked before its output is seen."),
-    "file_exists": ("Is the file there?", "Whether a file exists, asked after what the episode has shown."),
-    "line_count": ("How many lines?", "How many lines a command prints, asked before its output is seen."),
-    "free_running": ("What does it say?", "The model’s own continuation of short outputs against the true ones."),
+    "file_exists": (
+        "Is the file there?",
+        "Whether ls finds a path, asked behind a real history: which of the two answers is likelier.",
+    ),
+    "line_count": ("How many lines?", "How many lines a file has, asked right after all of it was shown."),
+    "free_running": (
+        "What does it say?",
+        "Recorded commands with short outputs: the model’s own answer against the true one.",
+    ),
 }
 """Title and caption of each probe's table."""
 
