@@ -95,7 +95,7 @@ def environment_of(home: Path, python: Path) -> dict[str, str]:
 
 def walk(commands: list[Command], folder: Path, environment: dict[str, str], *, show: bool) -> bool:
     """Type the commands into one bash, one after the other; whether all of them ended with exit status 0."""
-    bash = subprocess.Popen(
+    shell = subprocess.Popen(
         ["bash", "--noprofile", "--norc"],
         cwd=folder,
         env=environment,
@@ -106,13 +106,8 @@ def walk(commands: list[Command], folder: Path, environment: dict[str, str], *, 
         errors="replace",
         bufsize=1,
     )
-    try:
+    with shell as bash:
         return all(_type(bash, command, show=show) for command in commands)
-    finally:
-        assert bash.stdin is not None
-        bash.stdin.close()
-        bash.terminate()
-        bash.wait()
 
 
 def _type(bash: subprocess.Popen[str], command: Command, *, show: bool) -> bool:
