@@ -43,9 +43,10 @@ def play(session: Session) -> list[Answered]:
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+        environment = _ENVIRONMENT | {"GIT_CEILING_DIRECTORIES": str(Path(folder).parent)}
         for thought, command in session.turns:
             done = subprocess.run(
-                ["bash", "-c", command], cwd=folder, env=_ENVIRONMENT, capture_output=True, text=True, timeout=10
+                ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=10
             )
             answered.append(
                 Answered(
