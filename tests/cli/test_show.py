@@ -202,13 +202,13 @@ def test_losses_without_a_model_are_a_usage_error(file: Path):
 def test_a_page_holds_the_first_trajectories_and_says_so(tmp_path: Path):
     """Catches a page of a whole data set, or one that leaves trajectories out without a word."""
     path = tmp_path / "many.parquet"
-    write_trajectories(path, [episode(number) for number in range(14)])
+    write_trajectories(path, [episode(number) for number in range(202)])
     result = show(path, "--html", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert result.stdout.strip() == str(tmp_path / "page.html")
-    assert "first 12 trajectories" in result.stderr
-    assert "episode-11" in page
-    assert "episode-12" not in page
+    assert "first 200 trajectories" in result.stderr
+    assert "episode-199" in page
+    assert "episode-200" not in page
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)" in page
 

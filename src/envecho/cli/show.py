@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from envecho.tokens.selection import Selection
 
 MAX_LISTED: Final = 200
-MAX_ON_PAGE: Final = 12
+MAX_ON_PAGE: Final = 200
 
 
 @click.command("show")

@@ -14,7 +14,8 @@ from envecho.errors import ConfigError
 from envecho.training.config import RunConfig, differing_keys
 
 _OURS = ("config.toml", "metrics.jsonl", "checkpoints")
-_MADE_FROM_OURS = ("summary.json", "evaluation.json", "report.html", "chart.png", "pushed")
+_PICTURES = ("chart.png", "course.png", "attribution.png", "classes.png", "controls.png", "operations.png")
+_MADE_FROM_OURS = ("summary.json", "evaluation.json", "sums.parquet", "report.html", *_PICTURES, "pushed")
 _PLACES = {"model.server", "sampler.url", "sampler.folder", "sampler.server_folder", "sampler.api_key_env"}
 """Where a server is found: it may be elsewhere when a run goes on."""
 
