@@ -12,7 +12,7 @@ from typing import Any
 
 from envecho.recipes.bench import table
 
-NAMES = ("import", "store", "rollout", "session", "packing")
+NAMES = ("import", "store", "rollout", "session", "packing", "evaluation")
 RESULTS = Path(__file__).parent
 PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 
@@ -29,6 +29,13 @@ def caption(document: dict[str, Any]) -> str:
         what = (
             f"{material['draws']} steps drawn from each pool, tokens of {material['model']}; mean length: "
             + ", ".join(pools)
+        )
+    elif document["format"] == "envecho.bench.evaluation":
+        threads = material["threads"]
+        lengths = [value for key, value in material.items() if key.startswith("tokens per trajectory")]
+        what = (
+            f"Episodes of {min(lengths):,.0f} to {max(lengths):,.0f} tokens on average, {material['part']} at a turn, "
+            f"{threads} thread{'s' if threads > 1 else ''}"
         )
     elif "num_trajectories" in material:
         what = f"{material['num_trajectories']:,} trajectories, {material['bytes_on_disk'] / 1e6:,.0f} MB on disk"
