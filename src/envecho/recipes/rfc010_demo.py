@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from envecho.engines.local import LocalEngine
 from envecho.engines.pretrained import resolve_model
+from envecho.errors import ConfigError
 from envecho.evaluation import PoolResult, evaluate_baselines, evaluate_pool, fit_baselines, tokenize_pool
 from envecho.recipes.demo_data import collect_pools, write_pools
 from envecho.recipes.progress import progress_bar, say
@@ -31,6 +32,7 @@ from envecho.training.config import RunConfig, load_config
 from envecho.training.loop import train
 from envecho.training.progress import show_progress
 from envecho.trajectory import Trajectory
+from envecho.trajectory.store import read_trajectories
 from envecho.worlds.terminal.boxes import Box, make_box
 from envecho.worlds.terminal.explorer import PlannedCommand
 
@@ -41,6 +43,7 @@ BOX, NEW_BOX = 10, 1010
 KINDS: Final = ("log", "orders", "users", "notes")
 
 DEFAULT_CONFIG: Final = Path("configs/rfc010-demo.toml")
+_HELD_OUT: Final = ("held_out", "new_box")
 _PREDICTORS: Final = ("base", "best step on held-out", "last step", "ngram", "ppm")
 
 
@@ -99,35 +102,55 @@ def _job(pool: str, box: Box, number: int, command: str) -> EpisodeJob:
     return dataclasses.replace(job, task_id=f"{job.task_id}/{pool}-{number}")
 
 
-def run(config: RunConfig, out: Path) -> dict[str, Any]:
-    """Collect the pools, train, and return every figure.
+def run(config: RunConfig, out: Path) -> None:
+    """Collect the pools and train.
 
     Raises:
         WorldError: the sandbox cannot start.
-        ConfigError: `out` holds a run.
     """
     jobs = demo_jobs(BOX)
     with progress_bar("a real bash answers", total=sum(map(len, jobs.values()))) as advance:
-        pools = collect_pools(jobs, advance)
-    write_pools(pools, out / "trajectories")
-    folder = resolve_model(config.model.name)
-    tokenizer = ChatTokenizer.from_pretrained(folder)
-    results = {pool: _baselines(pools, pool, tokenizer) for pool in ("held_out", "new_box")}
-    _add_model(results, "base", LocalEngine(folder, trains=False), pools, tokenizer)
-    engine = LocalEngine(folder, seed=config.run.seed, trainable=config.model.trainable)
+        write_pools(collect_pools(jobs, advance), out / "trajectories")
     with show_progress() as on_event:
-        result = train(config, out / "run", engine=engine, overwrite=True, on_event=on_event)
-    _add_model(results, "last step", engine, pools, tokenizer)
-    best = LocalEngine(result.best_checkpoint, trains=False)
-    _add_model(results, "best step on held-out", best, pools, tokenizer)
-    rows = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        train(config, out / "run", overwrite=True, on_event=on_event)
+
+
+def figures(config: RunConfig, out: Path) -> dict[str, Any]:
+    """Return every figure of a finished run.
+
+    Raises:
+        ConfigError: `out` holds no finished run of this demo.
+    """
+    rows_file, last = out / "run" / "metrics.jsonl", out / "run" / "checkpoints" / f"step-{config.run.steps:06d}"
+    if not last.is_dir() or not rows_file.is_file():
+        raise ConfigError(f"{out / 'run'} is no finished run of {config.run.steps} steps: leave --report-only out")
+    looks = [
+        row
+        for row in map(json.loads, rows_file.read_text(encoding="utf-8").splitlines())
+        if row["kind"] == "validation"
+    ]
+    curve = {int(row["step"]): float(row["env_ce"]) for row in looks}
+    best_step = min((step for step in curve if step), key=lambda step: curve[step])
+    folder = resolve_model(config.model.name)
+    models = {
+        "base": folder,
+        "best step on held-out": last.with_name(f"step-{best_step:06d}"),
+        "last step": last,
+    }
+    tokenizer = ChatTokenizer.from_pretrained(folder)
+    pools = {name: list(read_trajectories(out / "trajectories" / f"{name}.parquet")) for name in ("train", *_HELD_OUT)}
+    results = {pool: _baselines(pools, pool, tokenizer) for pool in _HELD_OUT}
+    for name, model in models.items():
+        engine = LocalEngine(model, trains=False)
+        for pool in _HELD_OUT:
+            results[pool][name] = evaluate_pool(engine, pools[pool], tokenizer, num_swaps=0)
     return {
         "format": FORMAT,
         "version": 1,
         "model": config.model.name,
         "steps": config.run.steps,
-        "best_step": int(result.best_checkpoint.name.removeprefix("step-")),
-        "curve": {row["step"]: row["env_ce"] for row in rows if row["kind"] == "validation"},
+        "best_step": best_step,
+        "curve": curve,
         "pools": {pool: {name: _figures(found[name]) for name in _PREDICTORS} for pool, found in results.items()},
     }
 
@@ -136,17 +159,6 @@ def _baselines(pools: Mapping[str, Sequence[Trajectory]], pool: str, tokenizer: 
     fitted = fit_baselines(tokenize_pool(pools["train"], tokenizer), len(tokenizer.hf))
     found = evaluate_baselines(fitted, pools[pool], tokenizer)
     return {"ngram": found["ngram"], "ppm": found["ppm"]}
-
-
-def _add_model(
-    results: Mapping[str, dict[str, PoolResult]],
-    name: str,
-    engine: LocalEngine,
-    pools: Mapping[str, Sequence[Trajectory]],
-    tokenizer: ChatTokenizer,
-) -> None:
-    for pool, found in results.items():
-        found[name] = evaluate_pool(engine, pools[pool], tokenizer, num_swaps=0)
 
 
 def _figures(found: PoolResult) -> dict[str, Any]:
@@ -186,10 +198,14 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="the run's TOML")
     parser.add_argument("--results", type=Path, help="where the figures are written (default: OUT/results.json)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="TABLE.KEY=VALUE")
+    parser.add_argument("--report-only", action="store_true", help="the figures of a finished run in OUT again")
     arguments = parser.parse_args()
     pools = arguments.out / "trajectories"
     paths = [f'data.train="{pools / "train.parquet"}"', f'data.validation="{pools / "held_out.parquet"}"']
-    document = run(load_config(arguments.config, [*paths, *arguments.overrides]), arguments.out)
+    config = load_config(arguments.config, [*paths, *arguments.overrides])
+    if not arguments.report_only:
+        run(config, arguments.out)
+    document = figures(config, arguments.out)
     path = arguments.results or arguments.out / "results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
