@@ -12,6 +12,7 @@ __all__ = [
     "EnvechoError",
     "LocalEngine",
     "Message",
+    "PoolSums",
     "Role",
     "RoleSegment",
     "SampledTokens",
@@ -27,9 +28,14 @@ __all__ = [
     "TrajectoryWriter",
     "WeightedBatch",
     "__version__",
+    "attribute",
+    "compare_sums",
     "compile_batch",
     "echo_loss",
+    "evaluate_stream",
+    "read_sums",
     "read_trajectories",
+    "summarize_sums",
     "tokenize_segments",
     "tokenize_trajectory",
     "write_trajectories",
@@ -38,6 +44,7 @@ __all__ = [
 if TYPE_CHECKING:
     from envecho.engines.local import LocalEngine
     from envecho.errors import EnvechoError
+    from envecho.evaluation import PoolSums, attribute, compare_sums, evaluate_stream, read_sums, summarize_sums
     from envecho.losses import WeightedBatch, echo_loss
     from envecho.objective import EchoConfig, compile_batch
     from envecho.tokens import (
@@ -58,6 +65,14 @@ else:
     _HOMES = {
         "envecho.engines.local": ["LocalEngine"],
         "envecho.errors": ["EnvechoError"],
+        "envecho.evaluation": [
+            "PoolSums",
+            "attribute",
+            "compare_sums",
+            "evaluate_stream",
+            "read_sums",
+            "summarize_sums",
+        ],
         "envecho.losses": ["WeightedBatch", "echo_loss"],
         "envecho.objective": ["EchoConfig", "compile_batch"],
         "envecho.tokens": [
