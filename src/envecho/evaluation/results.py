@@ -5,15 +5,14 @@ Not here: computing any of these numbers (`pool`, `swap`, `readouts`), and drawi
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from envecho.errors import DataError
+from envecho.evaluation.documents import read_document, write_document
 from envecho.tokens.view import TokenView
 
 FORMAT: Final = "envecho.evaluation"
@@ -289,12 +288,7 @@ def _cost(result: PredictorResult) -> float:
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:
     """Write `evaluation.json`; the file appears under its name only when it is whole."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(evaluation.model_dump_json(indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_document(path, evaluation)
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -303,18 +297,4 @@ def read_evaluation(path: Path) -> Evaluation:
     Raises:
         DataError: the file is no JSON, has another format or version, or a key that this version does not know.
     """
-    try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"expected JSON of format {FORMAT}, found none: {error}", file=path) from error
-    found = (data.get("format"), data.get("version")) if isinstance(data, dict) else (type(data).__name__, None)
-    if found not in [(FORMAT, version) for version in range(1, VERSION + 1)]:
-        raise DataError(
-            f"expected format {FORMAT!r} version 1 to {VERSION}, found {found[0]!r} {found[1]!r}", file=path
-        )
-    try:
-        return Evaluation.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"this is not {FORMAT} version {found[1]}: {where}: {first['msg']}", file=path) from error
+    return read_document(path, Evaluation, name=FORMAT, version=VERSION)

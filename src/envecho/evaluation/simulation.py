@@ -5,14 +5,12 @@ Not here: making one (`envecho.recipes.simulate`), and drawing it (`envecho.repo
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from envecho.errors import DataError
+from envecho.evaluation.documents import read_document, write_document
 from envecho.evaluation.results import Stat
 
 FORMAT: Final = "envecho.simulation"
@@ -194,9 +192,7 @@ class Simulation(_Record):
 def write_simulation(path: Path, simulation: Simulation) -> None:
     """Write `simulation.json`; the file appears under its name only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(simulation.model_dump_json(indent=1) + "\n", encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    write_document(path, simulation)
 
 
 def read_simulation(path: Path) -> Simulation:
@@ -205,16 +201,4 @@ def read_simulation(path: Path) -> Simulation:
     Raises:
         DataError: the file is no JSON, has another format or version, or a key that this version does not know.
     """
-    try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"expected JSON of format {FORMAT}, found none: {error}", file=path) from error
-    found = (data.get("format"), data.get("version")) if isinstance(data, dict) else (type(data).__name__, None)
-    if found != (FORMAT, VERSION):
-        raise DataError(f"expected format {FORMAT!r} version {VERSION}, found {found[0]!r} {found[1]!r}", file=path)
-    try:
-        return Simulation.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"this is not {FORMAT} version {VERSION}: {where}: {first['msg']}", file=path) from error
+    return read_document(path, Simulation, name=FORMAT, version=VERSION)
