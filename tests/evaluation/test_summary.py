@@ -69,6 +69,19 @@ def test_nothing_saved_has_no_shares(base):
     assert {part.share for part in found.parts.values()} == {None}
 
 
+def test_parts_that_cancel_have_nats_and_no_shares(base):
+    """Catches "-3421 % boilerplate": what was gained here and lost there, told as shares of what is left."""
+    copied, novel = ("token_class", "copied"), ("token_class", "novel")
+    counts = [base.totals(*name).num_tokens.sum() for name in (copied, novel)]
+    ours = cheaper(cheaper(base, copied, 0.5), novel, -0.4 * counts[0] / counts[1])
+    found = attribute("boxes", ours, base)
+    assert found.saved.value > 0
+    assert found.parts["novel"].saved.value < 0
+    assert {part.share for part in found.parts.values()} == {None}
+    kept = attribute("boxes", cheaper(cheaper(base, copied, 0.5), novel, -0.1 * counts[0] / counts[1]), base)
+    assert kept.parts["novel"].share == pytest.approx(-0.25)
+
+
 def test_sums_without_token_classes_are_not_attributed(tokenizer, pool):
     """Catches an attribution that quietly leaves tokens out."""
     tokens = score_pool(LastTokenPredictor(len(tokenizer.hf)), tokenize_pool(pool, tokenizer))

@@ -191,12 +191,12 @@ def _comparison(comparison: Comparison) -> str:
 
 def _attribution(found: Attribution) -> str:
     """Say in one sentence where the difference lies."""
-    parts = [f"{part.share:.0%} {name}" for name, part in found.parts.items() if part.share is not None]
+    parts = [
+        f"{part.saved.value:+.3f} {name}" + ("" if part.share is None else f" ({part.share:.0%})")
+        for name, part in found.parts.items()
+    ]
     who = f"{found.predictor} against {found.reference}"
-    if not parts:
-        return f"{who}: nothing is saved or lost"
-    amount = f"{abs(found.saved.value):.3f} nats {'saved' if found.saved.value > 0 else 'lost'} per token"
-    return f"{who}: of the {amount} (boilerplate counted in), {', '.join(parts)}"
+    return f"{who}: {found.saved.value:+.3f} nats saved per token, boilerplate counted in; of these {', '.join(parts)}"
 
 
 def _left_out(results: _Results) -> list[str]:

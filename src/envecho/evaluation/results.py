@@ -205,7 +205,7 @@ class AttributionPart(_Record):
     """One class's part of what is saved: `saved` in nats per token of the whole, `share` of all that is saved.
 
     `tokens` is the class's share of the tokens. `share` is negative where the class became dearer, and None where
-    nothing is saved in all.
+    nothing is saved in all, or where classes that became cheaper and dearer cancel by more than half.
     """
 
     saved: Stat

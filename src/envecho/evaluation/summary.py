@@ -114,6 +114,10 @@ class _Figures:
         return results
 
 
+_LEAST_NET = 0.5
+"""A saving has shares where it is more than this part of all that moved; else its parts cancel."""
+
+
 def pool_facts(file: str, sums: PoolSums) -> PoolFacts:
     """Return what a pool is: how many trajectories, tasks and tokens of each role."""
     return PoolFacts(
@@ -198,13 +202,14 @@ def attribute(
     whole = stat(np.sum(list(saved.values()), axis=0), total)
     if whole is None:
         return None
-    results: dict[str, AttributionPart] = {}
-    for name, nats in saved.items():
-        count = int(counts[name].sum())
-        part = stat(nats, count)
-        if part is not None and count:
-            share = part.value / whole.value if whole.value else None
-            results[name] = AttributionPart(saved=part, share=share, tokens=count / total)
+    found = {name: (stat(nats, count), count) for name, nats in saved.items() if (count := int(counts[name].sum()))}
+    moved = sum(abs(part.value) for part, _ in found.values() if part is not None)
+    has_shares = abs(whole.value) > _LEAST_NET * moved
+    results = {
+        name: AttributionPart(saved=part, share=part.value / whole.value if has_shares else None, tokens=count / total)
+        for name, (part, count) in found.items()
+        if part is not None
+    }
     return Attribution(pool=pool, predictor=predictor, reference=reference, saved=whole, parts=results)
 
 
