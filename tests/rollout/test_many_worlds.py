@@ -264,6 +264,8 @@ def test_a_world_that_hangs_keeps_no_process_from_ending(interrupted):
         "from envecho.rollout import WorldLimits, collect\n"
         "limits = quick()\n"
         f"if {interrupted}:\n"
+        # A shell gives its background jobs a SIGINT that is ignored, and a child inherits that.
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    limits = WorldLimits(grace_seconds=0.3)\n"
         "    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "print([t.stop_reason.value for t in collect(scripted_jobs(['step_hangs'] * 3, Registry()), limits=limits)])\n"
