@@ -35,7 +35,7 @@ newcomer: sandbox ## type every command of docs/getting-started.md in a fresh en
 	$(PYTHON) tests/newcomer/walk.py docs/getting-started.md
 
 images: sandbox $(INSTALLED) ## the pictures of the README: a recording of `make demo`, an episode, the report (chromium)
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/images/make.sh
+	BIN=$(BIN) sh docs/images/make.sh
 
 smoke: sandbox $(INSTALLED) ## two short steps of hybrid training in both arms (GRPO with and without ECHO) -> runs/smoke-*
 	$(BIN)/envecho train configs/smoke-echo.toml --out runs/smoke-echo --overwrite
