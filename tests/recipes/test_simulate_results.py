@@ -22,6 +22,16 @@ def test_the_documentation_quotes_the_example_as_its_file_has_it():
     assert simulation.command.endswith("--out results/simulate")
 
 
+def test_the_readme_quotes_the_pairs_as_the_file_has_them():
+    """Catches a README that keeps the figures of an older example."""
+    plan = read_simulation(RESULTS / "simulation.json").plan_ahead
+    assert plan is not None
+    found = {role: result.accuracy for role, result in plan.results.items()}
+    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    own, base = (f"{found[role].value:.1%}".replace("%", " %") for role in ("model", "base"))
+    assert f"right in {own} of {found['model'].num_tokens} pairs, the base model in {base}" in readme
+
+
 def test_the_examples_figures_follow_from_its_answers():
     """Catches figures that were made by another version than the answers beside them."""
     simulation = read_simulation(RESULTS / "simulation.json")

@@ -103,6 +103,7 @@ def print_simulation(simulation: Simulation) -> None:
         table.add_column(f"{role}, {mode}", justify="right")
     rows = {
         "exact match": "exact_match",
+        "begins right": "begins_right",
         "edit similarity": "similarity",
         "failure told right": "failure_accuracy",
         "failures foreseen": "failures_foreseen",

@@ -84,7 +84,9 @@ class ModeResult(_Record):
     """One model's guesses in one mode; shares between 0 and 1, intervals over tasks.
 
     `num_not_asked`: history and answer do not fit in the context, or the chat template cannot render a history of the
-    model's own words. `exact_match` is over observations within the bound. `failure_accuracy`: how often a guess looks
+    model's own words. `exact_match` is over observations within the bound; `begins_right` is the share
+    whose answer begins with all of the true output, however it goes on: where an answer ends is said by the template's
+    scaffold, which a run on the environment's tokens alone never trains. `failure_accuracy`: how often a guess looks
     like a failure where the truth is one, and like none where it is none; `failures_foreseen` is the share of true
     failures that the guess shows, `false_alarms` the share of true successes where it shows one. `num_tokens` of these
     figures counts observations.
@@ -98,6 +100,7 @@ class ModeResult(_Record):
     failure_accuracy: Stat | None
     failures_foreseen: Stat | None
     false_alarms: Stat | None
+    begins_right: Stat | None = None
 
 
 class DriftPoint(_Record):

@@ -101,7 +101,15 @@ def _mode_result(observations: Scored, role: ModelRole, mode: Mode, *, seed: int
         failure_accuracy=mean(lambda o, guess: None if o.failed is None else guess.failed == o.failed),
         failures_foreseen=mean(lambda o, guess: guess.failed if o.failed else None),
         false_alarms=mean(lambda o, guess: guess.failed if o.failed is False else None),
+        begins_right=mean(_begins_right),
     )
+
+
+def _begins_right(observation: Observation, guess: Guess) -> bool | None:
+    """Whether the guess begins with all of the true output; None where that is longer than the bound, or is nothing."""
+    if guess.exact is None or not observation.phrases_known or not observation.output:
+        return None
+    return guess.output.startswith(observation.output)
 
 
 def guess_of(observation: Observation, role: ModelRole, mode: Mode) -> Guess | None:

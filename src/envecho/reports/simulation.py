@@ -44,10 +44,11 @@ COLOUR_OF: Final[Mapping[ModelRole, Predictor]] = {"base": "base", "model": "tra
 
 _MODE_LABELS: Final[Mapping[Mode, str]] = {"guided": "after the true history", "free": "after its own words"}
 _COLUMNS: Final[tuple[tuple[str, str, Unit], ...]] = (
-    ("Exact match", "exact_match", "share"),
-    ("Edit similarity", "similarity", "nats"),
-    ("Failure told right", "failure_accuracy", "share"),
-    ("Failures foreseen", "failures_foreseen", "share"),
+    ("Exact", "exact_match", "share"),
+    ("Begins right", "begins_right", "share"),
+    ("Similarity", "similarity", "nats"),
+    ("Failure told", "failure_accuracy", "share"),
+    ("Foreseen", "failures_foreseen", "share"),
     ("False alarms", "false_alarms", "share"),
 )
 """Heading, figure, and how it is written: a similarity, like nats, as a plain number."""
@@ -124,10 +125,11 @@ def finding(simulation: Simulation) -> str:
     sentences: list[str] = []
     for role, result in simulation.results.items():
         guided, free = (result.modes[mode] for mode in MODES)
-        name = role_label(role, capital=True)
+        name, begins = role_label(role, capital=True), [_share(mode.begins_right) for mode in (guided, free)]
         sentences.append(
             f"{name} wrote {_share(guided.exact_match)} of the answers exactly as the world, and "
-            f"{_share(free.exact_match)} when it read its own words instead of the world's; edit similarity "
+            f"{_share(free.exact_match)} when it read its own words instead of the world's; {begins[0]} and "
+            f"{begins[1]} began with all that the world said; edit similarity "
             f"{_value(guided.similarity)} and {_value(free.similarity)}."
         )
         if simulation.plan_ahead is not None and (stat := simulation.plan_ahead.results[role].accuracy) is not None:
