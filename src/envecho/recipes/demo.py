@@ -39,11 +39,11 @@ BUDGETS: dict[str, PhaseBudget] = {
     "collect": PhaseBudget(seconds=25, peak_memory_bytes=2 * GB),
     "baselines": PhaseBudget(seconds=25, peak_memory_bytes=2 * GB),
     "evaluate_base": PhaseBudget(seconds=50, peak_memory_bytes=4 * GB),
-    "train": PhaseBudget(seconds=180, peak_memory_bytes=5 * GB),
-    "evaluate_trained": PhaseBudget(seconds=50, peak_memory_bytes=5 * GB),
-    "report": PhaseBudget(seconds=15, peak_memory_bytes=5 * GB),
+    "train": PhaseBudget(seconds=180, peak_memory_bytes=4 * GB),
+    "evaluate_trained": PhaseBudget(seconds=50, peak_memory_bytes=4 * GB),
+    "report": PhaseBudget(seconds=15, peak_memory_bytes=4 * GB),
 }
-"""What each phase may cost on two cores that compute in bf16: six minutes and 5 GB in all."""
+"""What each phase may cost on two cores that compute in bf16: six minutes and 4 GB in all."""
 
 EXPECTED_MINUTES_WITHOUT_BF16 = 11
 
