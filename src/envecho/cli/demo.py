@@ -18,8 +18,11 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json on stdout.")
 def command(out: Path, steps: int | None, seed: int, model: str, short: bool, overwrite: bool, as_json: bool) -> None:
     """Train a real model on what a real shell answers, and report what it learnt."""
-    from envecho.recipes.demo import DemoConfig, run_demo
-    from envecho.recipes.demo_print import print_summary
+    from envecho.engines.collector import paused_collector
+
+    with paused_collector():
+        from envecho.recipes.demo import DemoConfig, run_demo
+        from envecho.recipes.demo_print import print_summary
 
     config = DemoConfig.short(seed=seed, model=model) if short else DemoConfig(seed=seed, model=model)
     if steps is not None:

@@ -64,8 +64,11 @@ def command(
         --data runs/demo/trajectories/new_boxes.parquet --train runs/demo/trajectories/train.parquet --out runs/eval
     """
     from envecho.cli.eval_print import print_evaluation
+    from envecho.engines.collector import paused_collector
     from envecho.errors import ConfigError
-    from envecho.recipes.evaluate import EvaluationJob, ModelRole, evaluate
+
+    with paused_collector():
+        from envecho.recipes.evaluate import EvaluationJob, ModelRole, evaluate
 
     target = None if out is None else out / "evaluation.json"
     if target is not None and target.exists() and not overwrite:

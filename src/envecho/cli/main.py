@@ -5,6 +5,8 @@ Exit status: 0 ok, 1 the work failed, 2 the command was typed wrongly. Not here:
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import sys
 from typing import Any
@@ -77,6 +79,8 @@ def main(args: list[str] | None = None) -> Any:
     from envecho.engines.torchrun import world_size
     from envecho.errors import EnvechoError
 
+    # At its end Python looks for cycles among two million objects of torch, for half a second, and then they all go.
+    atexit.register(gc.freeze)
     try:
         if world_size() > 1:
             from envecho.engines.distributed import rank_zero

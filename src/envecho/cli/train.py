@@ -52,10 +52,13 @@ def command(
     """
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
-    from envecho.training.loop import train
-    from envecho.training.progress import show_progress
-    from envecho.training.summary import write_summary
-    from envecho.training.trackers import open_trackers
+    from envecho.engines.collector import paused_collector
+
+    with paused_collector():
+        from envecho.training.loop import train
+        from envecho.training.progress import show_progress
+        from envecho.training.summary import write_summary
+        from envecho.training.trackers import open_trackers
 
     run_config = _run_config(config, out, overrides, **live)
     with open_trackers(trackers, out, run_config) as track, show_progress() as show:

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from envecho.engines.digests import file_digest
 from envecho.engines.quiet import quiet_gguf_loading, quiet_transformers
 from envecho.errors import EngineError, did_you_mean
 from envecho.extras import require_extra
@@ -96,8 +97,7 @@ def _only_gguf(folder: Path) -> Path:
 def _convert_once(gguf: Path, *, progress: bool) -> Path:
     import transformers
 
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_digest(gguf, cache_folder() / "digests.json")
 
     def convert(out: Path) -> None:
         with contextlib.nullcontext() if progress else quiet_gguf_loading():

@@ -118,7 +118,6 @@ class Viewer:
         name = model if model is not None or config is None else config.model.name
         if name is None:
             return
-        from envecho.engines.local import LocalEngine
         from envecho.engines.pretrained import resolve_model
         from envecho.objective import EchoConfig
         from envecho.recipes.model_facts import model_facts
@@ -130,6 +129,8 @@ class Viewer:
             context = model_facts(folder).max_context_tokens
             self._max_tokens = min(context, (config.data.max_tokens if config else None) or context)
             if shaded or losses:
+                from envecho.engines.local import LocalEngine
+
                 self._engine = LocalEngine(folder, trains=losses, **_engine_options(config))
 
     @property

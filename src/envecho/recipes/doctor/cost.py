@@ -20,7 +20,6 @@ from envecho.recipes.doctor.episode import Episode
 from envecho.recipes.doctor.findings import Findings
 from envecho.tokens import TokenizedTrajectory
 from envecho.training.config import LoopConfig, ModelConfig, RunConfig
-from envecho.training.engines import open_engine
 from envecho.trajectory import SOURCES, Role
 
 _FLOPS_PER_PARAMETER: Final = 6
@@ -184,6 +183,9 @@ def measure_speed(sequences: list[TokenizedTrajectory], folder: Path, model: Mod
     """
     if not sequences or model.engine != "local":
         return None
+    # Counting tokens needs no engine, whose libraries take two seconds to load.
+    from envecho.training.engines import open_engine
+
     engine = open_engine(model, folder, seed=0)
     batch = compile_batch(sequences, EchoConfig(use_rl=False, world_loss_target="all")).batch
     engine.forward_backward(batch)
