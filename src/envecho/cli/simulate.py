@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +167,7 @@ def _episodes(out: Path, *, overwrite: bool, **options: Any) -> tuple[str, list[
         collect_to_file(config, data)
     else:
         source = data.name
-    trajectories = list(read_trajectories(data))[: options["num"]]
+    trajectories = list(islice(read_trajectories(data), options["num"]))
     if not trajectories:
         raise DataError("expected at least one episode, found none", file=data)
     return source, trajectories

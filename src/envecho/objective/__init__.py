@@ -3,7 +3,7 @@
 from envecho.objective.agreement import disagreement, disagreement_multipliers
 from envecho.objective.compile import CompiledBatch, compile_batch
 from envecho.objective.config import EchoConfig, FilterConfig, NoiseConfig, PolicyConfig, ScheduleConfig
-from envecho.objective.filters import FilterResult, filter_rollouts
+from envecho.objective.filters import FilterResult, RolloutFilter, filter_rollouts
 from envecho.objective.schedule import lambda_at
 from envecho.objective.shuffle import compile_with_shuffled_env, shuffle_observations
 
@@ -14,6 +14,7 @@ __all__ = [
     "FilterResult",
     "NoiseConfig",
     "PolicyConfig",
+    "RolloutFilter",
     "ScheduleConfig",
     "compile_batch",
     "compile_with_shuffled_env",

@@ -8,8 +8,9 @@ what is in the trajectory, so they apply to imported traces too. Not here: how c
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import final
 
 from envecho.errors import DataError
 from envecho.objective.config import FilterConfig
@@ -33,7 +34,7 @@ class FilterResult:
     correct_fraction: float | None
 
 
-def filter_rollouts(trajectories: Sequence[Trajectory], config: FilterConfig) -> FilterResult:
+def filter_rollouts(trajectories: Iterable[Trajectory], config: FilterConfig) -> FilterResult:
     """Say which rollouts feed the environment term.
 
     A rollout whose share of valid calls is below `min_valid_call_fraction`, or whose share of calls that could be
@@ -45,29 +46,59 @@ def filter_rollouts(trajectories: Sequence[Trajectory], config: FilterConfig) ->
     Raises:
         DataError: `correct_fraction` is set and another reward is unknown.
     """
-    excluded: dict[str, str] = {}
+    rollout_filter = RolloutFilter(config)
     for trajectory in trajectories:
-        reason = _reason(trajectory, config)
+        rollout_filter.see(trajectory)
+    return rollout_filter.result()
+
+
+@final
+class RolloutFilter:
+    """`filter_rollouts` for a pool that streams by: of a trajectory that was seen, nothing is kept but its id."""
+
+    def __init__(self, config: FilterConfig) -> None:
+        self._config = config
+        self._excluded: dict[str, str] = {}
+        self._incorrect: list[str] = []
+        self._num_correct = 0
+
+    def see(self, trajectory: Trajectory) -> None:
+        """Judge one rollout.
+
+        Raises:
+            DataError: `correct_fraction` is set and the reward is unknown.
+        """
+        reason = _reason(trajectory, self._config)
         if reason is not None:
-            excluded[trajectory.id] = reason
-    if config.correct_fraction is None:
-        return FilterResult(excluded=excluded, correct_fraction=None)
-    left = [trajectory for trajectory in trajectories if trajectory.id not in excluded]
-    incorrect = [t.id for t in left if not _is_correct(t, config)]
-    num_correct = len(left) - len(incorrect)
-    num_allowed = len(incorrect)
-    if config.correct_fraction > 0:
-        # Correct ones make up the share f where incorrect ones are at most (1 - f) / f of their number.
-        num_allowed = int(num_correct * (1 - config.correct_fraction) / config.correct_fraction + 1e-9)
-    surplus = max(0, len(incorrect) - num_allowed)
-    # Drawn from sorted ids, so that the order of the rollouts changes nothing.
-    for name in random.Random(f"envecho-correct-{config.seed}").sample(sorted(incorrect), surplus):
-        excluded[name] = INCORRECT
-    num_left = num_correct + len(incorrect) - surplus
-    return FilterResult(excluded=excluded, correct_fraction=num_correct / num_left if num_left else None)
+            self._excluded[trajectory.id] = reason
+        elif self._config.correct_fraction is not None:
+            if _is_correct(trajectory, self._config):
+                self._num_correct += 1
+            else:
+                self._incorrect.append(trajectory.id)
+
+    def result(self) -> FilterResult:
+        """Return what `filter_rollouts` says of all that were seen."""
+        share, incorrect = self._config.correct_fraction, self._incorrect
+        if share is None:
+            return FilterResult(excluded=dict(self._excluded), correct_fraction=None)
+        num_allowed = len(incorrect)
+        if share > 0:
+            # Correct ones make up the share f where incorrect ones are at most (1 - f) / f of their number.
+            num_allowed = int(self._num_correct * (1 - share) / share + 1e-9)
+        surplus = max(0, len(incorrect) - num_allowed)
+        # Drawn from sorted ids, so that the order of the rollouts changes nothing.
+        drawn = random.Random(f"envecho-correct-{self._config.seed}").sample(sorted(incorrect), surplus)
+        num_left = self._num_correct + len(incorrect) - surplus
+        return FilterResult(
+            excluded=self._excluded | dict.fromkeys(drawn, INCORRECT),
+            correct_fraction=self._num_correct / num_left if num_left else None,
+        )
 
 
 def _reason(trajectory: Trajectory, config: FilterConfig) -> str | None:
+    if config.min_valid_call_fraction is None and config.min_parse_clean_fraction is None:
+        return None
     outcomes = call_outcomes(trajectory)
     if not outcomes:
         return None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envecho.errors import ConfigError, DataError
-from envecho.objective import EchoConfig, FilterConfig, disagreement_multipliers, filter_rollouts
+from envecho.objective import EchoConfig, RolloutFilter, disagreement_multipliers
 from envecho.tokens import (
     ChatTokenizer,
     TokenizedTrajectory,
@@ -74,10 +74,9 @@ def load_data(config: DataConfig, objective: EchoConfig, tokenizer: ChatTokenize
     owners: dict[str, str] = {}
     train: list[tuple[TokenizedTrajectory, ...]] = []
     digest = hashlib.sha256()
-    filtered: list[Trajectory] = []
+    rollout_filter = RolloutFilter(objective.filters)
     for trajectory in _read_pool("train", config.train, owners):
-        if objective.filters != FilterConfig():
-            filtered.append(trajectory)
+        rollout_filter.see(trajectory)
         imitates = objective.use_rl and objective.policy.loss == "sft"
         told = with_closed_turns(trajectory, tokenizer) if imitates else trajectory
         sequences = tuple(tokenize_trajectory(told, tokenizer, max_tokens=limit))
@@ -89,14 +88,13 @@ def load_data(config: DataConfig, objective: EchoConfig, tokenizer: ChatTokenize
         for _ in _read_pool("held_out", config.held_out, owners):
             pass
     _require_targets(train, objective, config.train)
-    excluded = filter_rollouts(filtered, objective.filters).excluded if filtered else {}
     return TrainingData(
         multipliers=_multipliers(train, objective),
         train=tuple(train),
         validation=validation,
         validation_sequences=tuple(s for t in validation for s in tokenize_trajectory(t, tokenizer, max_tokens=limit)),
         fingerprint=digest.hexdigest(),
-        excluded_env=excluded,
+        excluded_env=rollout_filter.result().excluded,
         groups=_groups(train) if objective.samples_matter else None,
     )
 
