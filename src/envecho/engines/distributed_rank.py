@@ -224,6 +224,7 @@ class RankEngine:
             max_tokens=self._max_tokens,
             chunk_size=self._chunk_size,
             share=self._shares_prefixes,
+            flat=False,
             temperature=temperature,
             with_entropies=with_entropies,
         )

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import Module, ModuleList, Parameter
 from transformers import PreTrainedModel
 
-from envecho.engines.micro_batches import MicroBatch, packed_attention, pad_rows, without_env, without_policy
+from envecho.engines.micro_batches import MicroBatch, without_env, without_policy
 from envecho.engines.model import CausalModel, refuse_dropout
 from envecho.errors import EngineError, EnvechoError
 from envecho.losses import BatchLoss, WeightedBatch, batch_loss
@@ -43,9 +43,7 @@ class LossModule(Module):
 
         Data that no loss can be computed from gives a connected zero, so that the passes of all ranks still match.
         """
-        rows, mask = pad_rows(part.token_ids, micro.lengths)
-        apart = packed_attention(part, micro.lengths) if micro.is_packed else {}
-        hidden = self._model.hidden(rows, **apart)[mask]
+        hidden = micro.hidden(self._model, part)
         try:
             out, problem = self._loss(hidden, part), None
         except EnvechoError as error:

@@ -26,11 +26,11 @@ from envecho.engines.batch_sums import BatchSums
 from envecho.engines.decoding import CachedSession
 from envecho.engines.lora import LoraAdapter, LoraOptions, apply_lora
 from envecho.engines.micro_batches import (
+    MicroBatch,
     PassKeywords,
     PassOptions,
-    packed_attention,
-    pad_rows,
     split_batch,
+    split_flat,
     take,
     weight_mask,
     without_env,
@@ -48,6 +48,7 @@ from envecho.engines.precision import (
 from envecho.engines.pretrained import resolve_model
 from envecho.engines.sampling import draw_samples
 from envecho.engines.scoring import ScoringOptions, score, trees_are_exact
+from envecho.engines.token_forest import forests_are_exact
 from envecho.errors import EngineError
 from envecho.losses import WeightedBatch, batch_loss
 from envecho.seam import (
@@ -115,7 +116,8 @@ class LocalEngine:
         self._max_tokens = options.tokens_per_micro_batch
         self._chunk_size = max(64, _CHUNK_LOGITS.get(place.type, 2**23) // self._model.head_weight.shape[0])
         self._counters = {"seed": seed, "num_optim_steps": 0}
-        self.shares_prefixes = trees_are_exact(self._model)
+        self._lays_flat = forests_are_exact(self._model)
+        self.shares_prefixes = self._lays_flat or trees_are_exact(self._model)
         self._packing = options.packing
         if self._packing and not self.shares_prefixes:
             raise EngineError(
@@ -169,16 +171,14 @@ class LocalEngine:
                 " max_tokens so that long trajectories become windows"
             )
         sums = BatchSums(len(batch.token_ids))
-        for micro in split_batch(batch, self._max_tokens, packing=self._packing):
+        for micro in self._split(batch):
             part = take(batch, micro.tokens, self._model.device)
             has_weight = bool(weight_mask(part).any())
             if not has_weight and not bool(part.env_targets.any()):
                 continue
-            with torch.set_grad_enabled(has_weight):
-                rows, mask = pad_rows(part.token_ids, micro.lengths)
-                apart = packed_attention(part, micro.lengths) if micro.is_packed else {}
+            with torch.set_grad_enabled(has_weight), micro.laid_out():
                 out = batch_loss(
-                    self._model.hidden(rows, **apart)[mask],
+                    micro.hidden(self._model, part),
                     self._model.head_weight,
                     part,
                     head_bias=self._model.head_bias,
@@ -189,6 +189,11 @@ class LocalEngine:
                     out.loss.backward()
             sums.add(micro.tokens, out)
         return sums.output()
+
+    def _split(self, batch: WeightedBatch) -> list[MicroBatch]:
+        if self._lays_flat:
+            return split_flat(batch, self._max_tokens, share=self.shares_prefixes)
+        return split_batch(batch, self._max_tokens, packing=self._packing)
 
     def term_gradients(self, batch: WeightedBatch) -> TermGradients:
         """Measure the gradients of the policy side and of the environment term apart; see `envecho.seam.Engine`.
@@ -264,6 +269,7 @@ class LocalEngine:
             max_tokens=self._max_tokens,
             chunk_size=self._chunk_size,
             share=self.shares_prefixes,
+            flat=self._lays_flat,
             temperature=temperature,
             with_entropies=with_entropies,
         )

@@ -2,7 +2,8 @@
 
 Rows are padded on the right: under causal attention no real token sees what follows it, so no mask is needed and the
 fast attention kernels stay available. With packing a row holds several sequences, positions start over with each, and a
-mask keeps them apart. Not here: the model, and any loss.
+mask keeps them apart. On the CPU a micro-batch is one flat row (`token_forest`), with neither padding nor mask. Not
+here: the model, and any loss.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from __future__ import annotations
 import bisect
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from envecho.engines.attention import laid_out
+from envecho.engines.model import CausalModel
+from envecho.engines.token_forest import TokenForest, plan_forests
 from envecho.errors import EngineError
 from envecho.losses import WeightedBatch
 
@@ -53,12 +59,32 @@ class PassOptions:
 class MicroBatch:
     """Some sequences of a batch: `tokens` `[token]` are places in the whole batch, row after row.
 
-    `lengths` are the tokens of each row; `is_packed` says that some row holds more than one sequence.
+    `lengths` are the tokens of each row; `is_packed` says that some row holds more than one sequence. With a `forest`
+    the sequences lie in one flat row, and `tokens` are in the order of its paths.
     """
 
     tokens: Tensor
     lengths: list[int]
     is_packed: bool = False
+    forest: TokenForest | None = None
+
+    def laid_out(self) -> AbstractContextManager[None]:
+        """A block for forward and backward of this micro-batch: in it, networks see its flat row if it is one."""
+        return nullcontext() if self.forest is None else laid_out(self.forest.segments)
+
+    def hidden(self, model: CausalModel, part: WeightedBatch) -> Tensor:
+        """Return the hidden states `[token, hidden]` of its tokens, of which `part` is the batch.
+
+        A token of a beginning that is shared has one state in all of its sequences, which gets the gradients of all.
+        """
+        if self.forest is None:
+            rows, mask = pad_rows(part.token_ids, self.lengths)
+            apart = packed_attention(part, self.lengths) if self.is_packed else {}
+            return model.hidden(rows, **apart)[mask]
+        states = self.forest.hidden(model)
+        if len(states) == len(self.tokens):
+            return states
+        return states[torch.from_numpy(np.concatenate(self.forest.paths)).to(states.device)]
 
 
 def plan_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -160,6 +186,25 @@ def split_batch(batch: WeightedBatch, max_tokens: int, *, packing: bool = False)
             is_packed=any(len(row) > 1 for row in rows),
         )
         for rows in _plan(lengths, max_tokens, packing=packing)
+    ]
+
+
+def split_flat(batch: WeightedBatch, max_tokens: int, *, share: bool) -> list[MicroBatch]:
+    """Return micro-batches that are one flat row each, without padding; with `share` a common beginning stands once.
+
+    `max_tokens` counts what is computed. The split depends on the token ids alone, never on what is read.
+    """
+    starts = torch.nonzero(batch.positions == 0).flatten().tolist()
+    stops = [*starts[1:], len(batch.token_ids)]
+    ids = batch.token_ids.cpu().numpy()
+    sequences = [ids[start:stop] for start, stop in zip(starts, stops, strict=True)]
+    return [
+        MicroBatch(
+            tokens=torch.cat([torch.arange(starts[member], stops[member]) for member in forest.members]),
+            lengths=[len(forest)],
+            forest=forest,
+        )
+        for forest in plan_forests(sequences, max_tokens, share=share)
     ]
 
 

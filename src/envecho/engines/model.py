@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from envecho.engines.attention import install_attention
 from envecho.engines.quiet import quiet_transformers
 from envecho.errors import EngineError
+from envecho.losses.products import linear
 
 _PROBE_LENGTH = 8
 
@@ -24,13 +26,15 @@ _PROBE_LENGTH = 8
 class CausalModel:
     """A model and how to read it: `logits = softcap * tanh(head(body(ids)) / softcap)`, or `head(body(ids))`.
 
-    `sees_all` says that every layer attends to all tokens before, so that a tree of sequences can share one row.
+    `sees_all` says that every layer attends to all tokens before, so that a tree of sequences can share one row;
+    `lays_flat` that our own attention is in place for it (`engines.attention`).
     """
 
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     softcap: float | None
     sees_all: bool
+    lays_flat: bool
     max_context_tokens: int
 
     @property
@@ -57,7 +61,7 @@ class CausalModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits `[..., vocab]` of hidden states `[..., hidden]`, soft cap included."""
-        logits = torch.nn.functional.linear(hidden, self.head_weight, self.head_bias)
+        logits = linear(hidden, self.head_weight, self.head_bias)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
@@ -78,15 +82,33 @@ def load_causal_model(folder: Path, *, dtype: torch.dtype, device: torch.device)
     torch.nn.Module.to(network, device)
     network.eval()
     text = network.config.get_text_config().to_dict()
+    sees_all = _sees_all(text)
+    if device.type == "cpu":
+        _use_fast_products(network)
     model = CausalModel(
         network=network,
         tokenizer=_load_tokenizer(folder),
         softcap=text.get("final_logit_softcapping"),
-        sees_all=_sees_all(text),
+        sees_all=sees_all,
+        lays_flat=device.type == "cpu" and sees_all and install_attention(network),
         max_context_tokens=int(text.get("max_position_embeddings") or 2**31),
     )
     _check_parts(model, folder)
     return model
+
+
+class Linear(torch.nn.Linear):
+    """A linear layer whose product is computed by `envecho.losses.products`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+def _use_fast_products(network: PreTrainedModel) -> None:
+    for module in network.modules():
+        if type(module) is torch.nn.Linear:
+            # The class alone changes: parameters, hooks and names stay, and copies compute alike.
+            module.__class__ = Linear
 
 
 def refuse_dropout(network: PreTrainedModel) -> None:

@@ -8,7 +8,7 @@ world-model evaluation scores the same history with several last turns. Not here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envecho.engines.attention import laid_out
 from envecho.engines.micro_batches import plan_rows
 from envecho.engines.model import CausalModel
+from envecho.engines.token_forest import plan_forests
 from envecho.errors import EngineError
 from envecho.losses import read_logprobs
 from envecho.seam import ScoreRequest, Scores
@@ -121,11 +123,15 @@ def trees_are_exact(model: CausalModel) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions:
-    """How to score: tokens per pass, positions per chunk of the head, shared beginnings, and what is read."""
+    """How to score: tokens per pass, positions per chunk of the head, shared beginnings, rows, and what is read.
+
+    `flat`: rows without padding, as `token_forest` has them; else padded rows with a mask.
+    """
 
     max_tokens: int
     chunk_size: int
     share: bool
+    flat: bool
     temperature: float = 1.0
     with_entropies: bool = False
 
@@ -149,16 +155,15 @@ def score(model: CausalModel, requests: Sequence[ScoreRequest], options: Scoring
         )
         for request in requests
     ]
-    trees = [tree for tree in plan_trees(inputs, options.max_tokens, share=options.share) if len(tree)]
-    for group in plan_rows([len(tree) for tree in trees], options.max_tokens):
-        rows = [trees[index] for index in group]
-        hidden = _tree_hidden(model, rows)
-        states, targets, where = _collect_reads(rows, requests, hidden)
+    for states, paths in _passes(model, inputs, options):
+        tokens = {member: np.flatnonzero(requests[member].read) for member in paths}
+        places = np.concatenate([path[tokens[member] - 1] for member, path in paths.items()])
+        targets = np.concatenate([requests[member].token_ids[tokens[member]] for member in paths])
         read = read_logprobs(
-            states,
+            states[torch.from_numpy(places).to(states.device)],
             model.head_weight,
-            targets,
-            temperatures=torch.full((len(targets),), options.temperature, device=targets.device, dtype=torch.float64),
+            torch.from_numpy(targets.astype(np.int64)).to(states.device),
+            temperatures=torch.full((len(targets),), options.temperature, device=states.device, dtype=torch.float64),
             bias=model.head_bias,
             chunk_size=options.chunk_size,
             softcap=model.softcap,
@@ -167,16 +172,41 @@ def score(model: CausalModel, requests: Sequence[ScoreRequest], options: Scoring
         values, marks = read.logprobs.float().cpu().numpy(), read.top1.cpu().numpy()
         entropies = None if read.entropies is None else read.entropies.float().cpu().numpy()
         start = 0
-        for member, tokens in where:
-            stop = start + len(tokens)
-            scores[member].logprobs[tokens] = values[start:stop]
+        for member in paths:
+            stop = start + len(tokens[member])
+            scores[member].logprobs[tokens[member]] = values[start:stop]
             top1, kept = scores[member].top1, scores[member].entropies
             if top1 is not None:
-                top1[tokens] = marks[start:stop]
+                top1[tokens[member]] = marks[start:stop]
             if kept is not None and entropies is not None:
-                kept[tokens] = entropies[start:stop]
+                kept[tokens[member]] = entropies[start:stop]
             start = stop
     return scores
+
+
+def _passes(
+    model: CausalModel, inputs: Sequence[NDArray[np.int32]], options: ScoringOptions
+) -> Iterator[tuple[Tensor, dict[int, NDArray[np.int64]]]]:
+    """Give hidden states `[place, hidden]`, pass after pass, and the places `[token]` of the requests in them."""
+    if options.flat:
+        for forest in plan_forests(inputs, options.max_tokens, share=options.share):
+            with laid_out(forest.segments):
+                states = forest.hidden(model)
+            yield states, dict(zip(forest.members, forest.paths, strict=True))
+        return
+    trees = [tree for tree in plan_trees(inputs, options.max_tokens, share=options.share) if len(tree)]
+    for group in plan_rows([len(tree) for tree in trees], options.max_tokens):
+        rows = [trees[index] for index in group]
+        hidden = _tree_hidden(model, rows)
+        size = hidden.shape[1]
+        yield (
+            hidden.flatten(0, 1),
+            {
+                member: path + row * size
+                for row, tree in enumerate(rows)
+                for member, path in zip(tree.members, tree.paths, strict=True)
+            },
+        )
 
 
 def _input_of(request: ScoreRequest, max_context_tokens: int) -> NDArray[np.int32]:
@@ -211,18 +241,3 @@ def _tree_hidden(model: CausalModel, rows: Sequence[TokenTree]) -> Tensor:
         attention_mask=torch.from_numpy(mask).to(model.device),
         position_ids=torch.from_numpy(depths).to(model.device),
     )
-
-
-def _collect_reads(
-    rows: Sequence[TokenTree], requests: Sequence[ScoreRequest], hidden: Tensor
-) -> tuple[Tensor, Tensor, list[tuple[int, NDArray[np.int64]]]]:
-    states: list[Tensor] = []
-    targets: list[NDArray[np.int64]] = []
-    where: list[tuple[int, NDArray[np.int64]]] = []
-    for row, tree in enumerate(rows):
-        for member, path in zip(tree.members, tree.paths, strict=True):
-            tokens = np.flatnonzero(requests[member].read)
-            states.append(hidden[row, torch.from_numpy(path[tokens - 1]).to(hidden.device)])
-            targets.append(requests[member].token_ids[tokens].astype(np.int64))
-            where.append((member, tokens))
-    return torch.cat(states), torch.from_numpy(np.concatenate(targets)).to(hidden.device), where

@@ -1,8 +1,8 @@
-"""Log-probs of chosen tokens from hidden states, without ever holding the logits of all positions.
+"""Differentiable log-probs of chosen tokens, without ever holding the logits of all positions.
 
 The head projects one chunk of positions at a time, forward and again backward, so that memory is
 `chunk_size * vocab` and not `position * vocab`. Not here: which positions are read, and at which temperature; the
-caller selects them (`objective_loss`, engines).
+caller selects them. Where the loss is a sum over positions, `head_loss` does with a product less.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
+
+from envecho.losses.products import add_product, matmul
 
 DEFAULT_CHUNK_SIZE = 512
-
-# exp of this is 0 in float32 and float64, and products with it stay finite.
-_IMPOSSIBLE_LOGPROB = -1e4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,25 +75,31 @@ class _Options:
     with_entropies: bool
 
 
-def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which dtype what follows the products is computed."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _scaled_logits(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperatures: Tensor, softcap: float | None
+def scaled_logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor | float, softcap: float | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return `[chunk, vocab]` logits over temperature, and the soft cap's derivative where there is one."""
-    logits = linear(hidden, weight, bias).to(temperatures.dtype)
+    """Return `[chunk, vocab]` logits over the temperature (one, or `[chunk]`), and the derivative of a soft cap."""
+    logits = matmul(hidden, weight.t())
+    logits = (logits if bias is None else logits.add_(bias)).to(accumulation_dtype(hidden.dtype))
     slope = None
     if softcap is not None:
         squashed = torch.tanh(logits / softcap)
         logits, slope = softcap * squashed, 1 - squashed.square()
-    return logits.div_(temperatures[:, None]), slope
+    if isinstance(temperature, Tensor):
+        logits.div_(temperature[:, None])
+    elif temperature != 1:
+        logits.div_(temperature)
+    return logits, slope
 
 
-def _entropy(log_softmax: Tensor) -> Tensor:
-    """Entropy `[chunk]` in nats of rows of log-probs `[chunk, vocab]`."""
-    return torch.special.entr(log_softmax.exp()).sum(dim=-1)
+def entropy_gradient(p: Tensor, entropies: Tensor) -> Tensor:
+    """Gradient `[chunk, vocab]` of the entropy by the scaled logits, -p (log p + entropy); 0 where p is 0."""
+    return torch.special.entr(p).sub_(p * entropies[:, None])
 
 
 class _ReadLogprobs(torch.autograd.Function):
@@ -107,7 +111,7 @@ class _ReadLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
         hidden, head_weight, bias, targets, temperatures, options = args
-        dtype = _accumulation_dtype(hidden.dtype)
+        dtype = accumulation_dtype(hidden.dtype)
         temperatures = temperatures.to(dtype)
         # Under autocast the product would silently run in another dtype forward than backward.
         with torch.autocast(hidden.device.type, enabled=False):
@@ -119,13 +123,14 @@ class _ReadLogprobs(torch.autograd.Function):
             entropies = torch.empty_like(logprobs if options.with_entropies else logprobs[:0])
             for start in range(0, len(targets), options.chunk_size):
                 rows = slice(start, start + options.chunk_size)
-                logits, _ = _scaled_logits(hidden[rows], weight, head_bias, temperatures[rows], options.softcap)
+                logits, _ = scaled_logits(hidden[rows], weight, head_bias, temperatures[rows], options.softcap)
                 log_normalizers[rows] = torch.logsumexp(logits, dim=-1)
                 chosen = logits.gather(-1, targets[rows, None]).squeeze(-1)
                 logprobs[rows] = chosen - log_normalizers[rows]
                 is_top1[rows] = logits.argmax(dim=-1) == targets[rows]
                 if options.with_entropies:
-                    entropies[rows] = _entropy(logits.sub_(log_normalizers[rows, None]))
+                    p = logits.sub_(log_normalizers[rows, None]).exp_()
+                    entropies[rows] = torch.special.entr(p).sum(dim=-1)
         ctx.save_for_backward(hidden, head_weight, bias, targets, temperatures, log_normalizers, entropies)
         ctx.options = options
         ctx.bias_dtype = None if bias is None else bias.dtype
@@ -150,16 +155,14 @@ class _ReadLogprobs(torch.autograd.Function):
             for start in range(0, len(targets), ctx.options.chunk_size):
                 rows = slice(start, start + ctx.options.chunk_size)
                 softcap = ctx.options.softcap
-                logits, slope = _scaled_logits(hidden[rows], weight, head_bias, temperatures[rows], softcap)
+                logits, slope = scaled_logits(hidden[rows], weight, head_bias, temperatures[rows], softcap)
                 scale = grad_logprobs[rows] / temperatures[rows]
-                grad = logits.sub_(log_normalizers[rows, None])
+                p = logits.sub_(log_normalizers[rows, None]).exp_()
                 if grad_entropies is None:
-                    grad = grad.exp_().mul_(-scale[:, None])
+                    grad = p.mul_(-scale[:, None])
                 else:
-                    share = grad_entropies[rows, None] / temperatures[rows, None]
-                    # Where p is 0, log p may be -inf, and p log p is 0.
-                    excess = grad.clamp(min=_IMPOSSIBLE_LOGPROB).add_(entropies[rows, None])
-                    grad = grad.exp().mul_(-(scale[:, None] + share * excess))
+                    share = grad_entropies[rows] / temperatures[rows]
+                    grad = entropy_gradient(p, entropies[rows]).mul_(share[:, None]).sub_(p.mul_(scale[:, None]))
                 grad.scatter_add_(-1, targets[rows, None], scale[:, None])
                 if slope is not None:
                     grad.mul_(slope)
@@ -167,9 +170,9 @@ class _ReadLogprobs(torch.autograd.Function):
                     grad_bias += grad.sum(dim=0)
                 grad = grad.to(hidden.dtype)
                 if grad_hidden is not None:
-                    grad_hidden[rows] = grad @ weight
+                    grad_hidden[rows] = matmul(grad, weight)
                 if grad_weight is not None:
-                    grad_weight += grad.T @ hidden[rows]
+                    add_product(grad_weight, grad.t(), hidden[rows])
         grad_weight = None if grad_weight is None else grad_weight.to(head_weight.dtype)
         if grad_bias is not None:
             grad_bias = grad_bias.to(ctx.bias_dtype)

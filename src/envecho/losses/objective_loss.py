@@ -16,7 +16,8 @@ from envecho.losses.batch import WeightedBatch
 from envecho.losses.cispo import cispo_loss
 from envecho.losses.environment import clipped_ce, environment_ce
 from envecho.losses.gspo import gspo_loss
-from envecho.losses.logprobs import DEFAULT_CHUNK_SIZE, ReadLogprobs, read_logprobs
+from envecho.losses.head_loss import Head, RowLoss, SummedLoss, summed_loss
+from envecho.losses.logprobs import DEFAULT_CHUNK_SIZE, accumulation_dtype
 from envecho.losses.policy import grpo_loss, reinforce_loss
 from envecho.losses.regularizers import kl_to_reference, truncated_importance_weights
 
@@ -64,35 +65,49 @@ def batch_loss(
     """
     if hidden.shape[0] != len(batch.token_ids):
         raise ValueError(f"hidden has {hidden.shape[0]} rows, the batch {len(batch.token_ids)} tokens")
-    head = _Head(weight=head_weight, bias=head_bias, softcap=softcap, chunk_size=chunk_size)
+    head = Head(weight=head_weight, bias=head_bias, softcap=softcap, chunk_size=chunk_size)
     policy_rows = torch.nonzero(policy_side(batch)).flatten()
     env_rows = torch.nonzero(batch.env_weights).flatten()
     logged_rows = torch.nonzero(batch.env_targets & (batch.env_weights == 0)).flatten()
+    zero = torch.zeros((), dtype=accumulation_dtype(hidden.dtype), device=hidden.device)
+    parts = {"policy": zero.clone(), "kl": zero.clone(), "entropy": zero.clone()}
+    clipped = torch.zeros(len(policy_rows), dtype=torch.bool, device=hidden.device)
 
-    read = head.read(hidden, batch.token_ids, policy_rows, batch.temperature, with_entropies=True)
-    env_read = head.read(hidden, batch.token_ids, env_rows, 1.0).logprobs
+    def policy_loss(logprobs: Tensor, entropies: Tensor, place: slice) -> Tensor:
+        rows = policy_rows[place]
+        policy, clipped[place] = _policy_term(logprobs, rows, batch)
+        terms = {"policy": policy, "kl": _kl_term(logprobs, rows, batch)}
+        terms["entropy"] = _entropy_term(entropies, rows, batch)
+        found = {name: term for name, term in terms.items() if term is not None}
+        for name, term in found.items():
+            parts[name] += term.detach()
+        return torch.stack(list(found.values())).sum()
+
+    def env_loss(logprobs: Tensor, entropies: Tensor, place: slice) -> Tensor:
+        return _env_term(logprobs, env_rows[place], batch)
+
+    def read(rows: Tensor, loss_of: RowLoss, temperature: float, *, with_entropies: bool = False) -> SummedLoss:
+        rows = rows.to(hidden.device)
+        targets = batch.token_ids.to(hidden.device)[rows]
+        states = hidden[rows - 1]
+        return summed_loss(states, head, targets, loss_of, temperature=temperature, with_entropies=with_entropies)
+
+    policy = read(policy_rows, policy_loss, batch.temperature, with_entropies=True)
+    env = read(env_rows, env_loss, 1.0)
     with torch.no_grad():
-        logged_read = head.read(hidden, batch.token_ids, logged_rows, 1.0).logprobs
-    assert read.entropies is not None
-    policy, clipped = _policy_term(read.logprobs, policy_rows, batch)
-    kl = _kl_term(read.logprobs, policy_rows, batch)
-    entropy = _entropy_term(read.entropies, policy_rows, batch)
-    env = _env_term(env_read, env_rows, batch)
-
-    # A term without tokens is a connected zero; its backward pass would cost a gradient of zeros as large as the head,
-    # so it joins the graph only where nothing else does.
-    terms = [term for term, rows in ((policy, policy_rows), (env, env_rows)) if len(rows)] or [policy, env]
-    terms += [term for term in (kl, entropy) if term is not None]
-    zero = policy.detach().new_zeros(())
+        logged = read(logged_rows, lambda logprobs, entropies, place: zero, 1.0)
+    assert policy.entropies is not None
+    # A term without tokens would cost a gradient of zeros as large as the head; it is connected only where no other is.
+    terms = [term.loss for term, rows in ((policy, policy_rows), (env, env_rows)) if len(rows)]
     return BatchLoss(
-        loss=torch.stack(terms).sum(),
-        policy_loss=policy.detach(),
-        env_loss=env.detach(),
-        kl_loss=zero if kl is None else kl.detach(),
-        entropy_loss=zero if entropy is None else entropy.detach(),
-        policy_logprobs=_spread(hidden, (policy_rows, read.logprobs)),
-        entropies=_spread(hidden, (policy_rows, read.entropies)),
-        env_logprobs=_spread(hidden, (env_rows, env_read), (logged_rows, logged_read)),
+        loss=torch.stack(terms or [policy.loss, env.loss]).sum(),
+        policy_loss=parts["policy"],
+        env_loss=env.loss.detach(),
+        kl_loss=parts["kl"],
+        entropy_loss=parts["entropy"],
+        policy_logprobs=_spread(hidden, (policy_rows, policy.logprobs)),
+        entropies=_spread(hidden, (policy_rows, policy.entropies)),
+        env_logprobs=_spread(hidden, (env_rows, env.logprobs), (logged_rows, logged.logprobs)),
         clipped=_spread(hidden, (policy_rows, clipped)),
     )
 
@@ -132,32 +147,6 @@ def loss_of_logprobs(logprobs: Float[Tensor, " token"], batch: WeightedBatch) ->
 def policy_side(batch: WeightedBatch) -> Tensor:
     """Mask `[token]` of the tokens that the policy, KL or entropy term weighs."""
     return (batch.policy_weights != 0) | (batch.kl_weights != 0) | (batch.entropy_weights != 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Head:
-    """The output projection, and how it is read."""
-
-    weight: Tensor
-    bias: Tensor | None
-    softcap: float | None
-    chunk_size: int
-
-    def read(
-        self, hidden: Tensor, token_ids: Tensor, rows: Tensor, temperature: float, *, with_entropies: bool = False
-    ) -> ReadLogprobs:
-        """Read the tokens at `rows`, each from the state before it."""
-        rows = rows.to(hidden.device)
-        return read_logprobs(
-            hidden[rows - 1],
-            self.weight,
-            token_ids.to(hidden.device)[rows],
-            temperatures=torch.full(rows.shape, temperature, device=hidden.device, dtype=torch.float64),
-            bias=self.bias,
-            chunk_size=self.chunk_size,
-            softcap=self.softcap,
-            with_entropies=with_entropies,
-        )
 
 
 def _policy_term(logprobs: Tensor, rows: Tensor, batch: WeightedBatch) -> tuple[Tensor, Tensor]:
