@@ -8,7 +8,9 @@ import torch
 from batches import SIZES
 from transformers import MistralConfig, MistralForCausalLM
 
+from envecho.engines import prefill
 from envecho.engines.local import LocalEngine
+from envecho.engines.row_cache import RowCache
 from envecho.errors import EngineError
 from envecho.seam import SamplingParams, ScoreRequest, TurnRequest
 
@@ -148,26 +150,27 @@ def play(session, prompts, turns, params, *, seed):
             prompts[request.row] = np.concatenate([request.prompt, sample.token_ids, answer])
 
 
-def count_fed_tokens(session):
-    """Let the session count the tokens that go through the model."""
-    counts, feed = [], session.feed
+@pytest.fixture
+def fed(monkeypatch):
+    """How many tokens each run of a cache computed for its rows, padding not counted."""
+    counts, settle = [], RowCache.settle
 
-    def counting(tokens):
+    def counting(cache, places, tokens):
         counts.append(sum(len(new) for new in tokens))
-        return feed(tokens)
+        settle(cache, places, tokens)
 
-    session.feed = counting
+    monkeypatch.setattr(RowCache, "settle", counting)
     return counts
 
 
 @pytest.mark.parametrize("architecture", ["tiny_llama", "tiny_qwen3"])
-def test_rows_named_in_any_order_are_computed_once_and_scored_as_their_histories(architecture, request):
+def test_rows_named_in_any_order_are_computed_once_and_scored_as_their_histories(architecture, request, fed):
     """Catches a row that is read anew because a turn did not name it, or that comes back with another row's cache."""
     engine = LocalEngine(request.getfixturevalue(architecture), compute_dtype="float64", device="cpu")
     params = SamplingParams(max_tokens=3, temperature=0.9, seed=1, stop_token_ids=(STOP,))
     prompts = {row: history(row, length) for row, length in enumerate((3, 11, 7, 1, 5))}
     with engine.sampling_session() as session:
-        fed, seen = count_fed_tokens(session), {}
+        seen = {}
         for asked, sample in play(session, prompts, 14, params, seed=3):
             require_true_logprobs(engine, asked.prompt, sample, 0.9)
             # The last sampled token is read with the next prompt.
@@ -187,7 +190,7 @@ def test_what_a_session_holds_is_the_histories_of_the_rows_that_live(engine):
         for row, parked in session._parked.items():
             for tensor in (part for layer in parked.layers for part in layer):
                 assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-                assert tensor.shape[2] == len(first[row].prompt) + 1
+                assert tensor.shape[1] == len(first[row].prompt) + 1
         session.drop(2)
         session.drop(9)
         session.drop(77)  # never there
@@ -205,12 +208,117 @@ def test_a_row_that_left_the_batch_comes_back_with_the_same_bits(engine):
     one, other = (TurnRequest(row=row, prompt=history(row, 6), key=(row,)) for row in (0, 1))
     with engine.sampling_session() as session:
         session.sample([one, other], params)
-        before = [layer.keys[0].clone() for layer in session._cache.layers]
+        before = session._batch.copy_of(0, 9)
         session.sample([other], params)
-        session._take_rows([0, 1])
-        assert len(before) == 2
-        for layer, keys in zip(session._cache.layers, before, strict=True):
-            assert torch.equal(layer.keys[0, :, -keys.shape[1] :], keys)
+        session._take_rows({0: one.prompt, 1: other.prompt})
+        after = session._batch.copy_of(session._batch.rows.index(0), 9)
+        assert len(before.layers) == 2
+        for layer, expected in zip(after.layers, before.layers, strict=True):
+            assert torch.equal(layer[0], expected[0])
+            assert torch.equal(layer[1], expected[1])
+
+
+@pytest.fixture
+def passes(engine):
+    """Rows and tokens per row of every pass through the body."""
+    shapes = []
+    hook = engine._model.network.base_model.register_forward_pre_hook(
+        lambda _, args, options: shapes.append(tuple(options["input_ids"].shape)), with_kwargs=True
+    )
+    yield shapes
+    hook.remove()
+
+
+def test_groups_read_their_prompt_once_and_are_scored_as_their_histories(engine, fed):
+    """Catches a group whose prompt is read by every row, and rows that go on behind another group's beginning."""
+    params = SamplingParams(max_tokens=3, seed=1)
+    system, tasks = history(5, 20), [history(6, 9), history(7, 13)]
+    prompts = {row: np.concatenate([system, tasks[row % 2]]) for row in range(6)}
+    with engine.sampling_session() as session:
+        for turn in range(2):
+            requests = [TurnRequest(row=row, prompt=prompt, key=(row, turn)) for row, prompt in prompts.items()]
+            for request, sample in zip(requests, session.sample(requests, params), strict=True):
+                require_true_logprobs(engine, request.prompt, sample, 1.0)
+                prompts[request.row] = np.concatenate([request.prompt, sample.token_ids, history(turn, 4)])
+            if not turn:
+                # Once the instructions and both tasks, and by the other four rows their last token.
+                assert session.num_read_tokens == 20 + 9 + 13 + 4
+                assert sum(fed) == session.num_read_tokens + 6 * 2
+
+
+@pytest.mark.parametrize("is_parked", [False, True])
+def test_an_episode_that_starts_late_begins_with_what_its_group_holds(engine, is_parked):
+    """Catches a refilled row that reads the prompt of its group again, and a copy that is a view of another's cache."""
+    params = SamplingParams(max_tokens=2, seed=1)
+    prompt = history(5, 30)
+    with engine.sampling_session() as session:
+        session.sample([TurnRequest(row=0, prompt=prompt, key=(0,))], params)
+        if is_parked:
+            session.sample([TurnRequest(row=7, prompt=history(8, 3), key=(7,))], params)
+        before = session.num_read_tokens
+        late = TurnRequest(row=1, prompt=np.concatenate([prompt, history(9, 2)]), key=(1,))
+        (sample,) = session.sample([late], params)
+        assert session.num_read_tokens == before + 2
+        require_true_logprobs(engine, late.prompt, sample, 1.0)
+        session.drop(0)
+        later = TurnRequest(row=1, prompt=np.concatenate([late.prompt, sample.token_ids]), key=(1, 1))
+        (sample,) = session.sample([later], params)
+        require_true_logprobs(engine, later.prompt, sample, 1.0)
+
+
+def test_a_row_that_has_stopped_is_computed_no_further(engine, passes):
+    """Catches rows that ended and still go through the model until the last one ends."""
+    params = SamplingParams(max_tokens=30, temperature=2.0, seed=2, stop_token_ids=tuple(range(0, 20)))
+    requests = [TurnRequest(row=row, prompt=history(row, 4), key=(row,)) for row in range(6)]
+    with engine.sampling_session() as session:
+        samples = session.sample(requests, params)
+        lengths = [len(sample.token_ids) for sample in samples]
+        assert len(set(lengths)) > 2
+        assert passes == [(6, 4), *((sum(length > step for length in lengths), 1) for step in range(1, max(lengths)))]
+        for request, sample in zip(requests, samples, strict=True):
+            require_true_logprobs(engine, request.prompt, sample, 2.0)
+
+
+def test_one_long_prompt_is_not_padding_for_all_others(engine, passes, monkeypatch):
+    """Catches an episode that joins a batch and makes all of its rows as wide as its prompt."""
+    monkeypatch.setattr(prefill, "_PASS_TOKENS", 4)
+    params = SamplingParams(max_tokens=1, seed=1)
+    first = [TurnRequest(row=row, prompt=history(row, 5 + row), key=(row,)) for row in range(4)]
+    with engine.sampling_session() as session:
+        turns = zip(first, session.sample(first, params), strict=True)
+        again = [
+            TurnRequest(row=one.row, prompt=np.concatenate([one.prompt, s.token_ids]), key=(one.row, 1))
+            for one, s in turns
+        ]
+        passes.clear()
+        again.insert(2, TurnRequest(row=4, prompt=history(9, 40), key=(4,)))
+        for request, sample in zip(again, session.sample(again, params), strict=True):
+            require_true_logprobs(engine, request.prompt, sample, 1.0)
+        assert passes[:2] == [(1, 39), (5, 1)]
+
+
+def test_a_token_copies_no_cache_and_room_is_given_back(engine):
+    """Catches a cache that is written anew for every token, and buffers that stay as wide as an episode long gone."""
+    params = SamplingParams(max_tokens=20, seed=1)
+    with engine.sampling_session() as session:
+        layer = session._batch._layers[0]
+        seen = []
+        append = session._batch.append
+
+        def noting(ids):
+            hidden = append(ids)
+            seen.append(layer.keys.data_ptr())
+            return hidden
+
+        session._batch.append = noting
+        session.sample([TurnRequest(row=row, prompt=history(row, 9), key=(row,)) for row in range(3)], params)
+        assert len(seen) == 20
+        assert len(set(seen)) == 1
+        session._batch._fit(3, 1000)
+        assert layer.keys.shape[2] >= 1000
+        session.sample([TurnRequest(row=row, prompt=history(row, 9), key=(row,)) for row in range(4)], params)
+        assert layer.keys.shape[0] == 4
+        assert layer.keys.shape[2] < 150
 
 
 def test_models_that_keep_nothing_between_turns_are_still_exact(tmp_path):

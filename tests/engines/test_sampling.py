@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from envecho.engines.drawing import choose
 from envecho.engines.local import LocalEngine
 from envecho.errors import EngineError
 from envecho.seam import SamplingParams
@@ -89,3 +90,37 @@ def test_a_prompt_without_room_is_refused(engine: LocalEngine):
         engine.sample([np.ones(60, dtype=np.int32)], SamplingParams(max_tokens=5))
     with pytest.raises(EngineError, match="a prompt of 0 tokens"):
         engine.sample([np.ones(0, dtype=np.int32)], SamplingParams(max_tokens=5))
+
+
+def test_prompts_that_begin_alike_read_that_once(engine: LocalEngine):
+    """Catches a group of samples that each read the same prompt, and a continuation of another prompt's beginning."""
+    alike = np.arange(8, 38, dtype=np.int32)
+    prompts = [alike, alike, np.append(alike, np.int32(50)), alike, PROMPTS[1]]
+    computed: list[int] = []
+    hook = engine._model.network.base_model.register_forward_pre_hook(
+        lambda _, args, options: computed.append(options["input_ids"].numel()), with_kwargs=True
+    )
+    params = SamplingParams(max_tokens=1, temperature=0)
+    together = engine.sample(prompts, params)
+    hook.remove()
+    assert sum(computed) < 3 * len(alike)
+    for prompt, sample in zip(prompts, together, strict=True):
+        (alone,) = engine.sample([prompt], params)
+        assert alone.token_ids.tolist() == sample.token_ids.tolist()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_a_choice_is_that_of_a_plain_loop_in_double_precision(temperature: float):
+    """Catches sums over the vocabulary in single precision, an entropy that is not a number, and neighbours drawn."""
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(0, 3, (5, 3000))).float()
+    logits[1, 7:2000] = -torch.inf
+    draws = rng.random(5)
+    chosen, logprobs, entropies = choose(logits.clone(), draws, temperature)
+    for row in range(5):
+        table = torch.softmax(logits[row].double() / temperature, -1).numpy()
+        expected = next(token for token, total in enumerate(np.cumsum(table)) if total > draws[row])
+        assert chosen[row] == expected
+        assert logprobs[row] == pytest.approx(np.log(table[expected]), abs=1e-5)
+        positive = table[table > 0]
+        assert entropies[row] == pytest.approx(-(positive * np.log(positive)).sum(), abs=1e-5)

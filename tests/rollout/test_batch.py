@@ -198,7 +198,7 @@ class _Watched:
 
             def watched(requests, params):
                 samples = sample(requests, params)
-                self.held.append(len({*session._rows, *session._parked}))
+                self.held.append(len({*session._batch.rows, *session._parked}))
                 return samples
 
             session.sample = watched
