@@ -10,9 +10,24 @@ import re
 from pathlib import Path
 from typing import Any
 
+from envecho.recipes import bench_step_table
 from envecho.recipes.bench import table
 
 NAMES = ("import", "store", "rollout", "session", "packing", "evaluation")
+STEP_NAMES = (
+    "step",
+    "step-shares",
+    "step-tokens",
+    "step-group",
+    "step-ragged",
+    "step-scaling",
+    "step-sequence",
+    "step-memory",
+)
+STEP_PLOTS = {
+    "step": ("images/bench-step-ratios.svg", "The time of a step, subject by subject, over TRL's"),
+    "step-sequence": ("images/bench-step-scaling.svg", "Seconds and peak memory over the tokens of a step"),
+}
 RESULTS = Path(__file__).parent
 PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 
@@ -20,7 +35,13 @@ PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 def caption(document: dict[str, Any]) -> str:
     """Return what a table was measured on."""
     machine, material, times = document["machine"], document["material"], document["repetitions"]
-    if document["format"] == "envecho.bench.rollout":
+    if document["format"] == "envecho.bench.step":
+        threads = material["threads"]
+        what = (
+            f"{material['model']} on {material['device']}, {threads} thread{'s' if threads > 1 else ''}, torch"
+            f" {material['torch']}" + (f", TRL {material['trl']}" if "trl" in material else "")
+        )
+    elif document["format"] == "envecho.bench.rollout":
         what = f"Episodes of {material['steps']} steps"
     elif document["format"] == "envecho.bench.session":
         what = f"{material['episodes']} episodes of {material['turns']} turns, {material['at once']} at once"
@@ -50,8 +71,22 @@ def caption(document: dict[str, Any]) -> str:
 
 def tables() -> dict[str, str]:
     """Return caption and table of each measurement."""
-    documents = {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in NAMES}
-    return {name: f"{caption(document)}\n\n{table(document)}" for name, document in documents.items()}
+    documents = {name: _read(name) for name in NAMES}
+    made = {name: f"{caption(document)}\n\n{table(document)}" for name, document in documents.items()}
+    return made | {name: _step_tables(name) for name in STEP_NAMES}
+
+
+def _step_tables(name: str) -> str:
+    if not (RESULTS / f"{name}.json").is_file():
+        return "Not measured: `results/bench/step.sh` does.\n"
+    document = _read(name)
+    image, shows = STEP_PLOTS.get(name, ("", ""))
+    plot = f"\n![{shows}]({image})\n" if image and (PAGE.parent / image).is_file() else ""
+    return f"{caption(document)}\n\n{bench_step_table.table(document)}{plot}"
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def filled(page: str) -> str:

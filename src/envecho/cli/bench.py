@@ -19,6 +19,7 @@ _repetitions = click.option(
 _seed = click.option("--seed", type=int, default=0, show_default=True, help="Draws the material.")
 _out = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON here too.")
 _ROLLOUT_PARTS = ("script", "served", "model")
+_STEP_SUBJECTS = ("grpo", "echo", "all-logits", "trl", "body")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -77,6 +78,56 @@ def bench_rollout(worlds: str, step_seconds: str, out: Path | None, as_json: boo
         raise click.UsageError(f"--worlds is {worlds!r}, expected whole numbers of at least 1")
     seconds = _numbers("--step-seconds", step_seconds)
     _show(measure.bench_rollout(worlds=numbers, step_seconds=seconds, **how), out, as_json)
+
+
+@command.command("step")
+@click.option("--model", default="smollm2-135m", show_default=True, help="Whose step.")
+@click.option("--tokens", default="1024", show_default=True, help="Tokens of a step, each in turn.")
+@click.option(
+    "--length", type=click.IntRange(min=8), default=512, show_default=True,
+    help="Tokens of a row; fewer tokens are one row.",
+)  # fmt: skip
+@click.option(
+    "--shares", multiple=True, default=("30/10/60",), show_default=True,
+    help="Percent of prompt/action/observation tokens; may be given more than once.",
+)  # fmt: skip
+@click.option(
+    "--dtype", "dtypes", multiple=True, default=("auto",), show_default=True,
+    type=click.Choice(("auto", "float32", "bfloat16")), help="What a pass computes in; may be given more than once.",
+)  # fmt: skip
+@click.option(
+    "--checkpointing", type=click.Choice(("off", "on", "both")), default="off", show_default=True,
+    help="Compute activations again in the backward pass.",
+)  # fmt: skip
+@click.option(
+    "--micro-batch-tokens", type=click.IntRange(min=1), default=1024, show_default=True,
+    help="Tokens of a forward pass; a longer row stands alone.",
+)  # fmt: skip
+@click.option("--group", type=click.IntRange(min=1), default=1, show_default=True, help="Rows that share a prompt.")
+@click.option("--ragged", is_flag=True, help="Draw lengths from half of --length up to it.")
+@click.option(
+    "--subject", "subjects", multiple=True, default=_STEP_SUBJECTS, show_default=True,
+    type=click.Choice(_STEP_SUBJECTS), help="Who takes the step; may be given more than once.",
+)  # fmt: skip
+@_repetitions
+@_seed
+@_out
+@_json
+def bench_step(
+    model: str, tokens: str, subjects: tuple[str, ...], repetitions: int, out: Path | None, as_json: bool, **how: Any
+) -> None:
+    """Measure training steps side by side: ECHO, plain GRPO, all logits at once, TRL's GRPO, the body by itself.
+
+    On a GPU where there is one: peak memory is then the allocator's.
+    """
+    from envecho.recipes import bench, bench_step, bench_step_cases, bench_step_table
+
+    numbers = [int(number) for number in _numbers("--tokens", tokens)]
+    cases = bench_step_cases.cases_of(tokens=numbers, **how)
+    document = bench_step.bench_step(cases=cases, subjects=subjects, model=model, repetitions=repetitions)
+    if out is not None:
+        bench.save(document, out)
+    click.echo(json.dumps(document, indent=1) if as_json else bench_step_table.table(document), nl=as_json)
 
 
 @command.command("evaluation")
