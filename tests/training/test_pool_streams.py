@@ -23,7 +23,7 @@ from envecho.trajectory.store import read_trajectories, write_trajectories
 def test_a_training_pool_never_holds_more_than_the_trajectory_in_hand(
     filters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Catches a store of a hundred thousand episodes that lies in memory as objects, twenty times its tokens."""
+    """Catches a store of a hundred thousand episodes that lies in memory as objects, over twice its tokens."""
     config = tiny_config(tmp_path, objective={"filters": filters})
     graded = [episode(number).model_copy(update={"reward": float(number % 3 == 0)}) for number in range(70)]
     write_trajectories(tmp_path / "graded.parquet", graded)

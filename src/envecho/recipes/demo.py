@@ -25,13 +25,11 @@ from envecho.recipes.demo_data import Pools, collect_pools, demo_jobs, write_poo
 from envecho.recipes.demo_evaluation import DemoEvaluation
 from envecho.recipes.phases import PhaseBudget, PhaseClock, peak_memory_bytes
 from envecho.recipes.progress import progress_bar, say, working
-from envecho.reports import write_report
 from envecho.seam import Engine
-from envecho.tokens import ChatTokenizer, tokenize_trajectory
+from envecho.tokens import ChatTokenizer
 from envecho.training.config import RunConfig
 from envecho.training.loop import train
 from envecho.training.progress import show_progress
-from envecho.trajectory import Role
 
 GB = 10**9
 BUDGETS: dict[str, PhaseBudget] = {
@@ -108,8 +106,11 @@ def run_demo(config: DemoConfig, out: Path, *, overwrite: bool = False) -> dict[
     with clock.phase("report"), working("writing the report"):
         write_sums(out / "sums.parquet", evaluation.sums())
         write_evaluation(out / "evaluation.json", evaluation.evaluation())
-        tokens = _count_tokens(pools, tokenizer)
+        tokens = evaluation.train_tokens
         _write_summary(_summary(config, clock, evaluation, tokens), out)
+        # Here, because drawing takes a moment to load, which nobody should wait for before the model.
+        from envecho.reports import write_report
+
         write_report(out)
     summary = _summary(config, clock, evaluation, tokens)
     _write_summary(summary, out)
@@ -164,12 +165,6 @@ def _run_config(config: DemoConfig, folder: Path, paths: Mapping[str, Path]) -> 
             },
         }
     )
-
-
-def _count_tokens(pools: Pools, tokenizer: ChatTokenizer) -> dict[str, int]:
-    """Count the training pool's tokens by role, each owned token once."""
-    sequences = [s for t in pools["train"] for s in tokenize_trajectory(t, tokenizer)]
-    return {str(role): sum(int((s.role_mask(role) & s.owned_mask()).sum()) for s in sequences) for role in Role}
 
 
 def _summary(

@@ -33,13 +33,17 @@ from envecho.evaluation import (
 from envecho.recipes.demo_data import HELD_OUT, Pools
 from envecho.seam import Engine
 from envecho.tokens import ChatTokenizer
+from envecho.trajectory import Role
 
 READOUT_POOL = "new_boxes"
 NUM_SWAPS = 1
 
 
 class DemoEvaluation:
-    """Collects results predictor by predictor; the readouts' commands are drawn before any model has answered."""
+    """Collects results predictor by predictor; the readouts' commands are drawn before any model has answered.
+
+    `train_tokens` counts the training pool's tokens by role, each owned token once, when the baselines were added.
+    """
 
     def __init__(
         self, pools: Pools, tokenizer: ChatTokenizer, *, max_tokens: int, seed: int, num_readouts: int
@@ -49,11 +53,15 @@ class DemoEvaluation:
         self._results: dict[str, dict[Predictor, PoolResult]] = {pool: {} for pool in HELD_OUT}
         self._refs: list[ObservationRef] = choose_observations(pools[READOUT_POOL], num_readouts, seed=seed)
         self._readouts: dict[Predictor, Sequence[ReadoutPrediction]] = {}
+        self.train_tokens: dict[str, int] = {}
 
     def add_baselines(self) -> None:
         """Fit n-gram and copier on the training tokens, tune them on the validation pool, and evaluate both."""
         train = tokenize_pool(self._pools["train"], self._tokenizer, max_tokens=self._max_tokens)
         tuning = tokenize_pool(self._pools["validation"], self._tokenizer, max_tokens=self._max_tokens)
+        self.train_tokens = {
+            str(role): sum(int((s.role_mask(role) & s.owned_mask()).sum()) for s in train) for role in Role
+        }
         fitted = fit_baselines(train, len(self._tokenizer.hf), tuning_sequences=tuning, seed=self._seed)
         for pool in HELD_OUT:
             found = evaluate_baselines(

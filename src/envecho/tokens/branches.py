@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from envecho.tokens.chat import ChatTokenizer, chat_dict
+from envecho.tokens.chat import ChatDict, ChatTokenizer, chat_dict
 from envecho.tokens.spans import Body, Rendering, render_spans
 from envecho.trajectory import Message
 
@@ -43,15 +44,21 @@ class _History:
     prompts: dict[int, str] = field(default_factory=dict[int, str])
     acted: dict[int, str] = field(default_factory=dict[int, str])
 
+    @cached_property
+    def chats(self) -> list[ChatDict]:
+        """The messages as the template takes them."""
+        return [chat_dict(message) for message in self.messages]
+
     def render(self, end: int, *, generation_prompt: bool = False) -> Rendering:
         return render_spans(self.messages[:end], self.tokenizer, tools=self.tools, generation_prompt=generation_prompt)
 
     def prompt(self, turn: int) -> str:
         """The text from which an action was sampled; an episode may begin with an assistant turn, from nothing."""
         if turn not in self.prompts:
-            before = [chat_dict(message) for message in self.messages[:turn]]
             self.prompts[turn] = (
-                self.tokenizer.template_text(before, tools=self.tools, generation_prompt=True) if before else ""
+                self.tokenizer.template_text(self.chats[:turn], tools=self.tools, generation_prompt=True)
+                if turn
+                else ""
             )
         return self.prompts[turn]
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, final
 
@@ -24,6 +25,10 @@ from envecho.trajectory import Message
 ChatDict = dict[str, Any]
 """One message as a chat template takes it."""
 
+# At most 70 MB in all, where every text is the longest: its characters, ids and edges.
+_KEPT_RUNS = 1024
+_KEPT_CHARACTERS = 4096
+
 _PROBE = ("\U000ff000", "\U000ff001", "\U000ff002")
 
 
@@ -33,6 +38,15 @@ class AddedToken:
 
     id: int
     special: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedRun:
+    """Text as tokens: their ids, begin and end of each in the text one after the other, and whether one is control."""
+
+    ids: tuple[int, ...]
+    edges: tuple[int, ...]
+    has_control: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +98,7 @@ class ChatTokenizer:
             self._text.normalizer = backend.normalizer
         if backend.pre_tokenizer is not None:
             self._text.pre_tokenizer = backend.pre_tokenizer
+        self._runs: dict[str, EncodedRun] = {}
         self._check_text_encoding()
 
     @classmethod
@@ -106,6 +121,20 @@ class ChatTokenizer:
         """Encode text in which nothing is a control token: ids and character offsets `[token]`."""
         encoding = self._text.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
+
+    def encode_run(self, text: str) -> EncodedRun:
+        """Encode text like `encode_text`; one that is not long, which templates repeat, is encoded once."""
+        run = self._runs.get(text)
+        if run is not None:
+            return run
+        ids, offsets = self.encode_text(text)
+        edges = tuple(chain.from_iterable(offsets))
+        run = EncodedRun(ids=tuple(ids), edges=edges, has_control=not self.added_ids.isdisjoint(ids))
+        if len(text) <= _KEPT_CHARACTERS:
+            if len(self._runs) >= _KEPT_RUNS:
+                self._runs.clear()
+            self._runs[text] = run
+        return run
 
     def template_text(
         self,

@@ -88,7 +88,8 @@ def has_policy_text(message: Message) -> bool:
 def own_strings(message: Message) -> list[str]:
     """Every string that the writer of a message chose: content, reasoning, names and arguments of calls."""
     # Arguments are JSON text, whose escapes a template may write differently: what counts is what they decode to.
-    calls = [leaf for call in chat_dict(message).get("tool_calls", ()) for leaf in _leaves(call["function"])]
+    called = chat_dict(message)["tool_calls"] if message.tool_calls else ()
+    calls = [leaf for call in called for leaf in _leaves(call["function"])]
     return [text for text in (message.content, message.reasoning or "", *calls) if text]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envecho.errors import TemplateError
-from envecho.tokens.chat import ChatTokenizer
+from envecho.tokens.chat import ChatTokenizer, EncodedRun
 from envecho.tokens.marks import own_strings
 from envecho.tokens.precedence import SOURCE_RANK
 from envecho.tokens.spans import Body, Rendering
@@ -63,22 +63,26 @@ def encode_rendering(
     Raises:
         TemplateError: a content would contain a control token, or cannot be told from the template's own text.
     """
-    fixed = _fixed_pieces(rendering, messages, tokenizer, kept_turns)
     ids: list[int] = []
-    ranges: list[tuple[int, int]] = []
+    edges: list[int] = []
+    shifts: list[tuple[int, int]] = []  # how many tokens in a row, and from where in the text their edges count
     sampled_runs: list[tuple[int, _Fixed]] = []
     done = 0
-    for piece in (*fixed, _Fixed(start=len(rendering.text), end=len(rendering.text), token_ids=())):
+    for piece in (*_fixed_pieces(rendering, messages, tokenizer, kept_turns), _end(rendering)):
         if done < piece.start:
-            run_ids, run_ranges = _encode_run(rendering.text, done, piece.start, tokenizer)
-            ids += run_ids
-            ranges += run_ranges
+            run = _encode_run(rendering.text, done, piece.start, tokenizer)
+            ids += run.ids
+            edges += run.edges
+            shifts.append((len(run.ids), done))
         if piece.sampled is not None:
             sampled_runs.append((len(ids), piece))
         ids += piece.token_ids
-        ranges += [(piece.start, piece.end)] * len(piece.token_ids)
+        edges += (0, piece.end - piece.start) * len(piece.token_ids)
+        shifts.append((len(piece.token_ids), piece.start))
         done = piece.end
-    sources, turns = _owners(rendering, np.array(ranges, dtype=np.int64).reshape(-1, 2))
+    counts, starts = np.array(shifts, dtype=np.int64).T
+    ranges = np.array(edges, dtype=np.int64).reshape(-1, 2) + np.repeat(starts, counts)[:, None]
+    sources, turns = _owners(rendering, ranges)
     logprobs = np.full(len(ids), np.nan, dtype=np.float32)
     entropies = np.full(len(ids), np.nan, dtype=np.float32)
     for start, piece in sampled_runs:
@@ -104,18 +108,22 @@ def fill_sampled(sampled: SampledTokens | None, logprobs: NDArray[np.float32], e
         entropies[:] = sampled.entropies
 
 
-def _encode_run(text: str, start: int, end: int, tokenizer: ChatTokenizer) -> tuple[list[int], list[tuple[int, int]]]:
-    """Encode characters `[start, end)` as text: ids, and the characters of each token.
+def _end(rendering: Rendering) -> _Fixed:
+    return _Fixed(start=len(rendering.text), end=len(rendering.text), token_ids=())
+
+
+def _encode_run(text: str, start: int, end: int, tokenizer: ChatTokenizer) -> EncodedRun:
+    """Encode characters `[start, end)` as text: ids, and the characters of each token, counted from `start`.
 
     A character whose bytes the vocabulary lacks has no token, as in the plain rendering.
     """
-    ids, offsets = tokenizer.encode_text(text[start:end])
-    if not tokenizer.added_ids.isdisjoint(ids):
+    run = tokenizer.encode_run(text[start:end])
+    if run.has_control:
         raise TemplateError(
             f"the text {text[start:end]!r} is encoded with a control token although added tokens were "
             "kept out; this tokenizer cannot keep text and control apart"
         )
-    return ids, [(start + first, start + last) for first, last in offsets]
+    return run
 
 
 def _owners(rendering: Rendering, ranges: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
