@@ -60,6 +60,8 @@ def caption(document: dict[str, Any]) -> str:
         )
     elif "num_trajectories" in material:
         what = f"{material['num_trajectories']:,} trajectories, {material['bytes_on_disk'] / 1e6:,.0f} MB on disk"
+    elif "num_files" not in material:
+        what = f"Model {material['model']}"
     else:
         size = sum(value for key, value in material.items() if key.startswith("bytes of "))
         what = f"{size / 1e6:,.0f} MB in {material['num_files']:,.0f} files, tokenizer of {material['model']}"

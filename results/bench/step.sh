@@ -19,7 +19,8 @@ step step-ragged --tokens 4096 --ragged --dtype bfloat16
 # To 32k tokens in sequences of at most 2k, and one sequence of up to 8k.
 step step-scaling --tokens 2048,4096,8192,16384,32768 --length 2048 --micro-batch-tokens 2048 --dtype bfloat16 \
     --subject echo --subject body --repetitions 2
-step step-sequence --tokens 1024,2048,4096,8192 --length 8192 --dtype bfloat16 --subject echo --subject body
+step step-sequence --tokens 1024,2048,4096,8192 --length 8192 --dtype bfloat16 --checkpointing on --subject echo \
+    --subject body
 # 4 x 2,048 tokens in one micro-batch: the peak of memory.
 step step-memory --tokens 8192 --length 2048 --micro-batch-tokens 8192 --checkpointing on --dtype float32 \
     --dtype bfloat16 --subject echo --subject all-logits --repetitions 1
