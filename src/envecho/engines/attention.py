@@ -56,8 +56,8 @@ def install_attention(network: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def laid_out(segments: Sequence[Segment]) -> Generator[None]:
-    """Mark a block in which networks see one row of these segments, forward and backward."""
+def laid_out(segments: Sequence[Segment] | None) -> Generator[None]:
+    """Mark a block in which networks see one row of these segments, forward and backward; None: rows as ever."""
     token = _segments.set(segments)
     try:
         yield

@@ -102,6 +102,8 @@ class RankEngine:
         self._options = options
         place = _place(options.device, local_rank)
         self._dtype = choose_compute_dtype(options.compute_dtype, place)
+        if options.passes.activation_memory_mb is not None:
+            raise EngineError("activation_memory_mb is for one device; on several set gradient_checkpointing")
         trains, lora = options.trains, options.lora
         load_dtype = torch.float32 if trains and self._dtype == torch.bfloat16 and lora is None else self._dtype
         # On the CPU first: a device holds its shards, and the whole model only when it reads.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast, final
@@ -23,8 +22,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import Module, ModuleList, Parameter
 from transformers import PreTrainedModel
 
+from envecho.engines.checkpointing import checkpoint_all
 from envecho.engines.micro_batches import MicroBatch, without_env, without_policy
-from envecho.engines.model import CausalModel, refuse_dropout
+from envecho.engines.model import CausalModel
 from envecho.errors import EngineError, EnvechoError
 from envecho.losses import BatchLoss, WeightedBatch, batch_loss
 
@@ -87,7 +87,7 @@ class ShardedWeights:
         self.release()
         torch.nn.Module.to(model.network, device)
         if gradient_checkpointing:
-            _checkpoint(network)
+            checkpoint_all(dataclasses.replace(model, network=network))
         self.module = LossModule(dataclasses.replace(model, network=network), chunk_size=chunk_size)
         policy = MixedPrecisionPolicy(
             param_dtype=compute_dtype if compute_dtype == torch.bfloat16 else None,
@@ -162,16 +162,6 @@ def whole(value: Tensor) -> Tensor:
 def local(value: Tensor) -> Tensor:
     """This rank's part of a sharded tensor, sharing its memory; a plain one as it is."""
     return value.to_local() if isinstance(value, DTensor) else value
-
-
-def _checkpoint(network: PreTrainedModel) -> None:
-    refuse_dropout(network)
-    with warnings.catch_warnings():
-        # Its new name exists in recent releases alone; this one works in all from 5.2 up to 6.
-        warnings.simplefilter("ignore", FutureWarning)
-        network.gradient_checkpointing_enable({"use_reentrant": False})
-    # transformers recomputes in training mode alone; without dropout that mode changes nothing else.
-    network.train()
 
 
 def _decoder_layers(network: PreTrainedModel) -> ModuleList:

@@ -11,7 +11,6 @@ random but the draws of `sample`. Not here: what a token is worth (`envecho.obje
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from envecho.engines import state
 from envecho.engines.batch_sums import BatchSums
+from envecho.engines.checkpointing import checkpoint_all, checkpoint_by_budget
 from envecho.engines.decoding import CachedSession
 from envecho.engines.lora import LoraAdapter, LoraOptions, apply_lora
 from envecho.engines.micro_batches import (
@@ -36,7 +36,7 @@ from envecho.engines.micro_batches import (
     without_env,
     without_policy,
 )
-from envecho.engines.model import load_causal_model, refuse_dropout
+from envecho.engines.model import load_causal_model
 from envecho.engines.precision import (
     ComputeDtype,
     MasterWeights,
@@ -81,8 +81,7 @@ class LocalEngine:
         trainable: which parameters are trained: `all`, or `attention` (with normalisation layers).
         lora: train an adapter of this size instead, the model frozen. In bfloat16 the frozen weights are held in that
             precision alone, without the float32 masters that everything else has.
-        passes: `tokens_per_micro_batch`, `gradient_checkpointing` and `packing`, as `PassOptions` says; the result
-            does not depend on them.
+        passes: the fields of `PassOptions`; the result does not depend on them.
 
     Raises:
         ConfigError: `lora` without peft in the tested range.
@@ -135,13 +134,9 @@ class LocalEngine:
         else:
             self._model.network.requires_grad_(False)
         if options.gradient_checkpointing:
-            refuse_dropout(self._model.network)
-            with warnings.catch_warnings():
-                # Its new name exists in recent releases alone; this one works in all from 5.2 up to 6.
-                warnings.simplefilter("ignore", FutureWarning)
-                self._model.network.gradient_checkpointing_enable({"use_reentrant": False})
-            # transformers recomputes in training mode alone; without dropout that mode changes nothing else.
-            self._model.network.train()
+            checkpoint_all(self._model)
+        elif options.activation_memory_mb is not None and trains:
+            checkpoint_by_budget(self._model, num_tokens=self._max_tokens, megabytes=options.activation_memory_mb)
 
     @property
     def capabilities(self) -> EngineCapabilities:

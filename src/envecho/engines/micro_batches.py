@@ -34,6 +34,7 @@ class PassKeywords(TypedDict, total=False):
 
     tokens_per_micro_batch: int
     gradient_checkpointing: bool
+    activation_memory_mb: int | None
     packing: bool
 
 
@@ -41,18 +42,24 @@ class PassKeywords(TypedDict, total=False):
 class PassOptions:
     """How a batch goes through the model: memory and time depend on it, results do not.
 
-    `tokens_per_micro_batch`: padded tokens per forward pass. `gradient_checkpointing`: compute activations again in the
-    backward pass, about half the memory for 4/3 of the time. `packing`: rows hold several sequences where that
-    is estimated to be cheaper.
+    `tokens_per_micro_batch`: computed tokens per forward pass. `gradient_checkpointing`: compute activations again in
+    the backward pass, a fraction of the memory for 4/3 of the time; with `activation_memory_mb` instead, of as few
+    layers as keep the activations of a micro-batch within so many MB. `packing`: padded rows hold several sequences
+    where that is estimated to be cheaper; flat rows (on the CPU) always do.
     """
 
     tokens_per_micro_batch: int = 1024
     gradient_checkpointing: bool = False
+    activation_memory_mb: int | None = None
     packing: bool = False
 
     def __post_init__(self) -> None:
         if self.tokens_per_micro_batch < 1:
             raise EngineError(f"tokens_per_micro_batch is {self.tokens_per_micro_batch}, expected at least 1")
+        if self.activation_memory_mb is not None and self.gradient_checkpointing:
+            raise EngineError(
+                "gradient_checkpointing is for every layer, activation_memory_mb for as few as fit; set one"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,7 @@ class ModelConfig(_Table):
     compute_dtype: ComputeDtype = "auto"
     tokens_per_micro_batch: int = Field(default=1024, ge=1)
     gradient_checkpointing: bool = False
+    activation_memory_mb: int | None = Field(default=None, ge=1)
     trainable: Trainable = "all"
     lora: LoraConfig | None = None
     packing: bool = False
@@ -81,7 +82,8 @@ class ModelConfig(_Table):
             raise ValueError("engine 'tinker' trains LoRA weights alone: state [model.lora] rank")
         if self.lora != LoraConfig(rank=self.lora.rank):
             raise ValueError("lora.alpha and lora.targets are the server's choice under engine 'tinker'")
-        theirs = ("device", "compute_dtype", "tokens_per_micro_batch", "gradient_checkpointing", "trainable", "packing")
+        passes = ("tokens_per_micro_batch", "gradient_checkpointing", "activation_memory_mb", "packing")
+        theirs = ("device", "compute_dtype", *passes, "trainable")
         stated = [name for name in theirs if getattr(self, name) != type(self).model_fields[name].default]
         if stated:
             raise ValueError(f"{', '.join(stated)}: the server decides that under engine 'tinker'")

@@ -66,6 +66,7 @@ def _local(model: ModelConfig, folder: Path, *, seed: int, trains: bool) -> Engi
         tokens_per_micro_batch=model.tokens_per_micro_batch,
         seed=seed,
         gradient_checkpointing=model.gradient_checkpointing and trains,
+        activation_memory_mb=model.activation_memory_mb if trains else None,
         packing=model.packing and trains,
         trains=trains,
         trainable=model.trainable,
