@@ -39,7 +39,8 @@ def draw_ratios(document: Mapping[str, Any], path: Path) -> None:
     axes.set_yticks(middles, [case["title"] for case in cases], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(f"time of a step, {NAMES[base]} = 1")
-    axes.legend(fontsize=8)
+    axes.margins(x=0.08)
+    figure.legend(fontsize=8, loc="outside upper center", ncols=len(names))
     _save(figure, path)
 
 
@@ -57,17 +58,19 @@ def draw_scaling(documents: Mapping[str, Mapping[str, Any]], path: Path) -> None
             left.plot(tokens, [subject["step_seconds"]["median"] for subject in found], label=label, **look)
             right.plot(tokens, [subject["peak_memory_bytes"] / 1e9 for subject in found], label=label, **look)
     left.set_yscale("log", base=2)
+    left.yaxis.set_major_formatter("{x:g}")
     left.set_ylabel("seconds of a step")
     right.set_ylim(bottom=0)
     right.set_ylabel("peak memory, GB")
     for axes in (left, right):
-        _tokens_axis(axes)
+        _tokens_axis(axes, sorted({case["num_tokens"] for found in documents.values() for case in found["cases"]}))
     left.legend(fontsize=8)
     _save(figure, path)
 
 
-def _tokens_axis(axes: Axes) -> None:
+def _tokens_axis(axes: Axes, tokens: Sequence[int]) -> None:
     axes.set_xscale("log", base=2)
+    axes.set_xticks(tokens, [f"{num:,}" for num in tokens], fontsize=8)
     axes.set_xlabel("tokens of a step")
     axes.grid(alpha=0.3)
 
