@@ -26,7 +26,7 @@ LEVEL_OF_ROOM = {
     "recipes": 6,
     "cli": 7,
 }
-FOR_EVERY_LEVEL = {"errors", "seam", "extras"}
+FOR_EVERY_LEVEL = {"collector", "errors", "seam", "extras"}
 ENTRY = "__main__"
 WITHOUT_TORCH = {"trajectory", "reports", "errors"}
 

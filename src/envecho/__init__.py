@@ -109,7 +109,7 @@ else:
         home = next((module for module, names in _HOMES.items() if name in names), None)
         if home is None:
             raise AttributeError(f"module 'envecho' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
-        from envecho.engines.collector import paused_collector
+        from envecho.collector import paused_collector
 
         with paused_collector():
             globals()[name] = getattr(importlib.import_module(home), name)

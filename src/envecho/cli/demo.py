@@ -18,7 +18,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json on stdout.")
 def command(out: Path, steps: int | None, seed: int, model: str, short: bool, overwrite: bool, as_json: bool) -> None:
     """Train a real model on what a real shell answers, and report what it learnt."""
-    from envecho.engines.collector import paused_collector
+    from envecho.collector import paused_collector
 
     with paused_collector():
         from envecho.recipes.demo import DemoConfig, run_demo

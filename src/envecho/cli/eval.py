@@ -64,7 +64,7 @@ def command(
         --data runs/demo/trajectories/new_boxes.parquet --train runs/demo/trajectories/train.parquet --out runs/eval
     """
     from envecho.cli.eval_print import print_evaluation
-    from envecho.engines.collector import paused_collector
+    from envecho.collector import paused_collector
     from envecho.errors import ConfigError
 
     with paused_collector():

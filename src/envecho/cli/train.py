@@ -52,7 +52,7 @@ def command(
     """
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
-    from envecho.engines.collector import paused_collector
+    from envecho.collector import paused_collector
 
     with paused_collector():
         from envecho.training.loop import train

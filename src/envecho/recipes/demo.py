@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from envecho.collector import paused_collector
 from envecho.engines.local import LocalEngine
 from envecho.engines.pretrained import resolve_model
 from envecho.errors import ConfigError
@@ -80,7 +81,7 @@ def run_demo(config: DemoConfig, out: Path, *, overwrite: bool = False) -> dict[
     """
     _prepare(out, overwrite=overwrite)
     clock = PhaseClock()
-    with clock.phase("model"), working(f"loading {config.model}"):
+    with clock.phase("model"), working(f"loading {config.model}"), paused_collector():
         folder = resolve_model(config.model)
         engine = LocalEngine(folder, seed=config.seed, trainable=config.trainable)
         tokenizer = ChatTokenizer.from_pretrained(folder)

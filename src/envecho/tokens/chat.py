@@ -19,6 +19,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from envecho.collector import paused_collector
 from envecho.errors import TemplateError
 from envecho.trajectory import Message
 
@@ -104,9 +105,10 @@ class ChatTokenizer:
     @classmethod
     def from_pretrained(cls, name_or_dir: str | Path) -> ChatTokenizer:
         """Load the tokenizer of a hub name or a local folder."""
-        from transformers import AutoTokenizer
+        with paused_collector():
+            from transformers import AutoTokenizer
 
-        return cls(AutoTokenizer.from_pretrained(name_or_dir))
+            return cls(AutoTokenizer.from_pretrained(name_or_dir))
 
     def _check_text_encoding(self) -> None:
         probe = "drwxr-xr-x 2 root\n\n  total: 12.5 é日本😀\t(x)\r\n"
