@@ -8,7 +8,6 @@ optimiser. Not here: TRL's trainer (`bench_step_trl`), and clocks (`bench_step`)
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, Final, Protocol, final
 
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envecho.engines.checkpointing import checkpoint_all
 from envecho.engines.local import LocalEngine
 from envecho.engines.micro_batches import MicroBatch, split_batch, split_flat, take, without_env
 from envecho.engines.model import CausalModel, load_causal_model
@@ -87,11 +87,7 @@ def _load(model: str, case: StepCase, *, in_compute_dtype: bool) -> tuple[Causal
     load_dtype = dtype if in_compute_dtype else torch.float32
     loaded = load_causal_model(resolve_model(model), dtype=load_dtype, device=device)
     if case.checkpointing:
-        with warnings.catch_warnings():
-            # As in the engine: its new name exists in recent releases of transformers alone.
-            warnings.simplefilter("ignore", FutureWarning)
-            loaded.network.gradient_checkpointing_enable({"use_reentrant": False})
-        loaded.network.train()
+        checkpoint_all(loaded)
     return loaded, dtype
 
 
