@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from envecho.recipes import bench_step_table
+from envecho.recipes import bench_precision, bench_step_table
 from envecho.recipes.bench import table
 
 NAMES = ("import", "store", "rollout", "session", "packing", "evaluation")
@@ -40,6 +40,12 @@ def caption(document: dict[str, Any]) -> str:
         what = (
             f"{material['model']} on {material['device']}, {threads} thread{'s' if threads > 1 else ''}, torch"
             f" {material['torch']}" + (f", TRL {material['trl']}" if "trl" in material else "")
+        )
+    elif document["format"] == "envecho.bench.precision":
+        sizes = [" + ".join(map(str, material[name])) for name in ("lengths", "split_lengths")]
+        what = (
+            f"{material['model']}, sequences of {sizes[0]} tokens ({material['actions']} actions, {material['targets']}"
+            f" targets), then of {sizes[1]}; torch {material['torch']}"
         )
     elif document["format"] == "envecho.bench.rollout":
         what = f"Episodes of {material['steps']} steps"
@@ -75,6 +81,8 @@ def tables() -> dict[str, str]:
     """Return caption and table of each measurement."""
     documents = {name: _read(name) for name in NAMES}
     made = {name: f"{caption(document)}\n\n{table(document)}" for name, document in documents.items()}
+    precision = _read("precision")
+    made["precision"] = f"{caption(precision)}\n\n{bench_precision.table(precision)}"
     return made | {name: _step_tables(name) for name in STEP_NAMES}
 
 
