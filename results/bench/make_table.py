@@ -13,7 +13,7 @@ from typing import Any
 from envecho.recipes import bench_precision, bench_step_table
 from envecho.recipes.bench import table
 
-NAMES = ("import", "store", "rollout", "session", "packing", "evaluation")
+NAMES = ("start", "import", "store", "rollout", "session", "packing", "evaluation")
 STEP_NAMES = (
     "step",
     "step-shares",

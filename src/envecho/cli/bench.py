@@ -18,7 +18,7 @@ _repetitions = click.option(
 )
 _seed = click.option("--seed", type=int, default=0, show_default=True, help="Draws the material.")
 _out = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON here too.")
-_ROLLOUT_PARTS = ("script", "served", "model")
+_ROLLOUT_PARTS = ("script", "served", "model", "refill", "decode")
 _STEP_SUBJECTS = ("grpo", "echo", "all-logits", "trl", "body")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -65,12 +65,13 @@ def bench_store(num: int, out: Path | None, as_json: bool, **how: Any) -> None:
     "--part", "parts", multiple=True, default=_ROLLOUT_PARTS, show_default=True,
     type=click.Choice(_ROLLOUT_PARTS), help="What acts, and where; may be given more than once.",
 )  # fmt: skip
+@click.option("--model", default="smollm2-135m", show_default=True, help="The real model of `decode`.")
 @_repetitions
 @_seed
 @_out
 @_json
 def bench_rollout(worlds: str, step_seconds: str, out: Path | None, as_json: bool, **how: Any) -> None:
-    """Measure what the episode loop costs beside the worlds, for numbers of worlds at once."""
+    """Measure what the episode loop costs beside the worlds, for numbers of worlds at once, and decoding itself."""
     from envecho.recipes import bench_rollout as measure
 
     numbers = [int(number) for number in _numbers("--worlds", worlds)]
@@ -128,6 +129,27 @@ def bench_step(
     if out is not None:
         bench.save(document, out)
     click.echo(json.dumps(document, indent=1) if as_json else bench_step_table.table(document), nl=as_json)
+
+
+@command.command("start")
+@click.option("--model", default="smollm2-135m", show_default=True, help="The model that is made ready.")
+@click.option("--repetitions", type=click.IntRange(min=1), default=7, show_default=True, help="Starts of each.")
+@_out
+@_json
+def bench_start(model: str, repetitions: int, out: Path | None, as_json: bool) -> None:
+    """Measure what one waits for: import envecho, --help, and a model that is ready; each a process of its own.
+
+    The exit status is 1 where the best start of something took longer than its limit.
+    """
+    from envecho.recipes import bench_start as measure
+
+    document = measure.bench_start(model=model, repetitions=repetitions)
+    _show(document, out, as_json)
+    over = measure.over_limit(document["results"])
+    for title in over:
+        click.echo(f"over its limit: {title}", err=True)
+    if over:
+        raise SystemExit(1)
 
 
 @command.command("evaluation")

@@ -47,10 +47,16 @@ UNITS: Final = {
     "padding_percent": "padding, % of computed tokens",
     "packed_padding_percent": "packed, %",
     "packed_time_percent": "time packed, % of plain",
+    "row_occupancy": "rows that draw, share of all",
+    "ratio_to_generate": "seconds per token, ours / `generate`",
+    "drawn_per_second": "tokens drawn/s",
     "read_tokens": "prompt tokens read, per episode",
     "shown_tokens": "prompt tokens shown, per episode",
     "evaluation_seconds": "evaluation, processor s",
     "bare_seconds": "bare pass, processor s",
+    "wall_milliseconds": "on the clock, ms",
+    "processor_milliseconds": "processor, ms",
+    "limit_milliseconds": "limit, ms",
     "overhead_milliseconds": "beyond it, processor ms per trajectory",
     "ratio": "ratio",
     "ratio_low": "from",
@@ -218,6 +224,6 @@ def _number(key: str, value: float) -> str:
         return f"{value:,.0f}"
     if key.startswith("ratio"):
         return f"{value:.3f}"
-    if key == "world_fraction" or 0 < value < 0.1:
+    if key in ("world_fraction", "row_occupancy") or 0 < value < 0.1:
         return f"{value:.2g}"
     return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
