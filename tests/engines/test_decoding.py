@@ -202,20 +202,39 @@ def test_what_a_session_holds_is_the_histories_of_the_rows_that_live(engine):
         require_true_logprobs(engine, first[2].prompt, sample, 1.0)
 
 
-def test_a_row_that_left_the_batch_comes_back_with_the_same_bits(engine):
-    """Catches a cache that is written anew or rounded on its way out of the batch and back."""
+def test_a_row_that_leaves_the_batch_takes_its_bits_along(engine):
+    """Catches a cache that is written anew or rounded on its way out of the batch."""
     params = SamplingParams(max_tokens=4, seed=1)
     one, other = (TurnRequest(row=row, prompt=history(row, 6), key=(row,)) for row in (0, 1))
     with engine.sampling_session() as session:
         session.sample([one, other], params)
         before = session._batch.copy_of(0, 9)
         session.sample([other], params)
-        session._take_rows({0: one.prompt, 1: other.prompt})
-        after = session._batch.copy_of(session._batch.rows.index(0), 9)
+        after = session._parked[0]
         assert len(before.layers) == 2
         for layer, expected in zip(after.layers, before.layers, strict=True):
             assert torch.equal(layer[0], expected[0])
             assert torch.equal(layer[1], expected[1])
+
+
+def test_when_an_episode_is_dropped_changes_no_place(engine):
+    """Catches a lockstep whose bits depend on how fast a world closes: rows in another order are rounded otherwise."""
+    params = SamplingParams(max_tokens=3, seed=1)
+    places = []
+    for is_late in (False, True):
+        with engine.sampling_session() as session:
+            first = [TurnRequest(row=row, prompt=history(row, 5), key=(row,)) for row in range(6)]
+            session.sample(first, params)
+            if not is_late:
+                session.drop(1)
+                session.drop(4)
+            session.sample([first[row] for row in (0, 2, 3, 5)], params)
+            if is_late:
+                session.drop(4)
+                session.drop(1)
+            places.append(session._batch.rows)
+            assert session.num_cached_tokens == 4 * 7
+    assert places[0] == places[1]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import torch
 from failing_worlds import FailingWorld, Registry, StopEngine, roll
 
 from envecho.engines.local import LocalEngine
+from envecho.recipes.bench_worlds import NullWorld, SilentEngine
 from envecho.recipes.depot_start import make_depot_start
 from envecho.rollout import RolloutJob, RolloutParams, rollout
 from envecho.seam import World
@@ -151,3 +152,19 @@ def test_a_batch_is_never_larger_than_asked(smollm2_tokenizer):
     roll(["fine"] * 24, Registry(), ChatTokenizer(smollm2_tokenizer), engine=engine, **fields)
     assert max(map(len, engine.batches)) == 8
     assert threading.active_count() < 24
+
+
+def test_a_row_whose_episode_ended_is_refilled_and_batches_stay_full(smollm2_tokenizer):
+    """Catches two halves that take turns, and an episode that starts only when the others have had their turn."""
+    engine, lengths = SilentEngine(0.05), [3 + (7 * n) % 8 for n in range(24)]
+    jobs = [
+        RolloutJob(id=f"e-{n}", task_id="t", make_world=lambda n=n: NullWorld(num_steps=lengths[n]), key=(n,))
+        for n in range(len(lengths))
+    ]
+    params = RolloutParams(
+        max_turns=10, max_tokens_per_turn=1, max_context_tokens=4096, episodes_per_batch=6, schedule="ready"
+    )
+    rollout(jobs, engine, ChatTokenizer(smollm2_tokenizer), params)
+    assert sum(engine.batch_sizes) == sum(lengths)
+    full = engine.batch_sizes[:15]  # 24 episodes of 6.5 turns in six rows take 26 batches
+    assert sum(full) >= 0.75 * 6 * len(full)

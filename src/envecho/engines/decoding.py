@@ -9,7 +9,7 @@ named. A new row copies the beginning that its prompt shares with a row that liv
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import final
 
 import numpy as np
@@ -39,6 +39,7 @@ class CachedSession:
         self._model, self._seed = model, seed
         self._batch = RowCache(model)
         self._parked: dict[int, KeptRow] = {}
+        self._over: set[int] = set()  # rows of the batch that were dropped since the last turn
         self.shares_beginnings = True
         self.num_read_tokens = 0
         """Tokens of prompts that went through the model, padding not counted."""
@@ -47,12 +48,14 @@ class CachedSession:
         """Free the cache of an episode that is over."""
         self._parked.pop(row, None)
         if row in self._batch.rows:
-            self._batch.remove(self._batch.rows.index(row))
+            self._over.add(row)
+        if self._over.issuperset(self._batch.rows):
+            self._leave_out(())
 
     @property
     def num_cached_tokens(self) -> int:
         """Tokens whose keys and values are held, padding not counted."""
-        return sum(len(ids) for ids in self._held().values())
+        return sum(len(ids) for row, ids in self._held().items() if row not in self._over)
 
     def sample(self, requests: Sequence[TurnRequest], params: SamplingParams) -> list[Sample]:
         """Sample one turn for each request.
@@ -76,12 +79,15 @@ class CachedSession:
         if not self._model.sees_all:
             self.num_read_tokens += sum(len(prompt) for prompt in prompts.values())
             return draw_anew(self._model, list(prompts.values()), draws, params)
+        self._leave_out(prompts)
         self._forget_what_differs(prompts)
         if self.shares_beginnings:
             self._share_beginnings(prompts)
         self._read_long_ones(prompts)
-        self._take_rows(prompts)
         batch = self._batch
+        joining = [row for row in prompts if row not in batch.rows]
+        if joining:
+            batch.put(joining, [self._parked.pop(row, NOTHING_KEPT) for row in joining])
         left = [prompts[row][len(ids) :] for row, ids in zip(batch.rows, batch.ids, strict=True)]
         self.num_read_tokens += sum(len(ids) for ids in left)
         hidden = batch.read(left)
@@ -94,6 +100,20 @@ class CachedSession:
         """Per row that lives, the tokens whose keys and values are held."""
         parked = {row: kept.ids for row, kept in self._parked.items()}
         return parked | dict(zip(self._batch.rows, self._batch.ids, strict=True))
+
+    def _leave_out(self, rows: Collection[int]) -> None:
+        """Take what is over out of the batch, and park what is not among `rows`.
+
+        In one go from the last place on: whether a row was dropped before this turn or after it changes no place, and
+        so no bit of the others.
+        """
+        for place in reversed(range(self._batch.num_rows)):
+            row = self._batch.rows[place]
+            if row in self._over:
+                self._batch.remove(place)
+            elif row not in rows:
+                self._park(row)
+        self._over.clear()
 
     def _forget_what_differs(self, prompts: Mapping[int, NDArray[np.int32]]) -> None:
         """Forget held tokens that are not the beginning of the row's prompt.
@@ -139,7 +159,8 @@ class CachedSession:
         rows = [row for row, prompt in prompts.items() if len(prompt) - len(held.get(row, ())) > 1]
         if not rows:
             return
-        self._park([row for row in self._batch.rows if row in rows])
+        for row in [row for row in rows if row in self._batch.rows]:
+            self._park(row)
         apart = RowCache(self._model)
         apart.put(rows, [self._parked.pop(row, NOTHING_KEPT) for row in rows])
         left = [prompts[row][len(ids) : -1] for row, ids in zip(rows, apart.ids, strict=True)]
@@ -149,18 +170,10 @@ class CachedSession:
             row: apart.copy_of(place, len(ids)) for place, (row, ids) in enumerate(zip(rows, apart.ids, strict=True))
         }
 
-    def _park(self, rows: Sequence[int]) -> None:
-        for row in rows:
-            place = self._batch.rows.index(row)
-            self._parked[row] = self._batch.copy_of(place, len(self._batch.ids[place]))
-            self._batch.remove(place)
-
-    def _take_rows(self, rows: Mapping[int, NDArray[np.int32]]) -> None:
-        """Make the batch's rows these: park the others, and bring in those that are parked or new."""
-        self._park([row for row in self._batch.rows if row not in rows])
-        joining = [row for row in rows if row not in self._batch.rows]
-        if joining:
-            self._batch.put(joining, [self._parked.pop(row, NOTHING_KEPT) for row in joining])
+    def _park(self, row: int) -> None:
+        place = self._batch.rows.index(row)
+        self._parked[row] = self._batch.copy_of(place, len(self._batch.ids[place]))
+        self._batch.remove(place)
 
     def _check(self, requests: Sequence[TurnRequest], params: SamplingParams) -> None:
         if params.max_tokens < 1 or params.temperature < 0:

@@ -135,10 +135,11 @@ class TimedWorld:
 
 @final
 class SilentEngine:
-    """Every turn is its end, and every batch of turns takes `seconds`."""
+    """Every turn is its end, and every batch of turns takes `seconds`; `batch_sizes` are the turns of each."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self.batch_sizes: list[int] = []
 
     @contextmanager
     def sampling_session(self) -> Generator[SilentEngine]:
@@ -150,6 +151,7 @@ class SilentEngine:
 
     def sample(self, requests: Sequence[TurnRequest], params: SamplingParams) -> list[Sample]:
         """Sample one turn for each request."""
+        self.batch_sizes.append(len(requests))
         time.sleep(self._seconds)
         ids = np.array([params.stop_token_ids[0]], dtype=np.int32)
         return [Sample(token_ids=ids, logprobs=np.zeros(1, np.float32), stopped=True) for _ in requests]

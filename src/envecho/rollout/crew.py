@@ -96,8 +96,11 @@ class Crew:
 
     @property
     def num_live(self) -> int:
-        """Episodes that run and for which others should wait; call with `changed` held."""
-        return len(self._live) - len(self._aside)
+        """Episodes for which others should wait: that run, or start in the place of one that has just ended.
+
+        Call with `changed` held.
+        """
+        return min(self._num_live, self._num - self._num_over) - len(self._aside)
 
     @property
     def is_over(self) -> bool:

@@ -4,9 +4,9 @@
     the engine's:    due() -> requests of a turn batch -> session.sample -> answer(samples)
 
 Each episode has at most one request here. When a batch is due is the schedule: `lockstep` waits until every episode of
-the batch asks, so who is decoded beside whom depends on nothing but the episodes; `ready` decodes whoever asks. Neither
-waits for an episode that waits for room in a full server, or that closes. Not here: threads (`crew`), prompts
-(`batch`).
+the batch asks, so who is decoded beside whom depends on nothing but the episodes; `ready` decodes whoever asks, once
+nobody else seems to come: a batch of half the rows takes nearly the time of a full one. Neither waits for an episode
+that waits for room in a full server, or that closes. Not here: threads (`crew`), prompts (`batch`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from envecho.seam import Sample, TurnRequest
 Schedule = Literal["lockstep", "ready"]
 
 _READY_SHARE = 0.5
+_QUIET_SHARE, _WAIT_SHARE = 0.25, 0.5
+"""Of the time that the last batch took: a batch that is not full is due when nobody has come for the first of them, or
+when the engine has been idle for the second."""
 
 
 class TurnsFailedError(EngineError):
@@ -54,7 +57,8 @@ class Exchange:
         crew: whose episodes ask.
         schedule: when a batch is due.
         most: how many turns are decoded together at most.
-        ready_seconds: under `ready`, how long a request waits for company while less than half of the episodes ask.
+        ready_seconds: under `ready`, how long a request waits for company while the engine is idle; where half of the
+            episodes ask, only while others come, and at most half of the time of a batch.
     """
 
     def __init__(self, crew: Crew, schedule: Schedule, *, most: int, ready_seconds: float) -> None:
@@ -62,6 +66,7 @@ class Exchange:
         self._asked: dict[int, _Asked] = {}
         self._given: list[_Asked] = []
         self._closed = False
+        self._given_at = self._idle_since = self._batch_seconds = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -109,11 +114,14 @@ class Exchange:
             self._given = sorted(oldest, key=lambda asked: asked.request.row)
             for asked in self._given:
                 del self._asked[asked.request.row]
+            self._given_at = time.monotonic()
             return [asked.request for asked in self._given]
 
     def answer(self, samples: Sequence[Sample | EngineError]) -> None:
         """Hand the samples of the last batch, or why there is none, to those who asked."""
         given, self._given = self._given, []
+        self._idle_since = time.monotonic()
+        self._batch_seconds = self._idle_since - self._given_at
         for asked, sample in zip(given, samples, strict=True):
             asked.answer.put(sample)
 
@@ -124,7 +132,12 @@ class Exchange:
             return None
         if self._schedule == "lockstep":
             return 0 if num >= self._crew.num_unfinished else None
-        if num >= min(self._most, max(1.0, _READY_SHARE * self._crew.num_live)):
+        if num >= min(self._most, self._crew.num_live):
             return 0
-        waited = time.monotonic() - min(asked.since for asked in self._asked.values())
-        return max(0.0, self._ready_seconds - waited)
+        times = [asked.since for asked in self._asked.values()]
+        first, last = (max(since, self._idle_since) for since in (min(times), max(times)))
+        until = first + self._ready_seconds
+        if num >= _READY_SHARE * min(self._most, self._crew.num_live):
+            quiet, wait = _QUIET_SHARE * self._batch_seconds, _WAIT_SHARE * self._batch_seconds
+            until = min(until, last + quiet, first + wait)
+        return max(0.0, until - time.monotonic())
