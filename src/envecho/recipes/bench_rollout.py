@@ -2,7 +2,7 @@
 
 A script acts in N worlds at once (`collect`), or a model that says nothing, in no time, is decoded for them
 (`rollout`); so what is left beside the worlds' own time is ours. Every phase runs in a fresh process. Not here: real
-models (what a turn costs is the engine's) and real worlds.
+models (`bench_decode`) and real worlds.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import math
 import multiprocessing
 import os
+import random
 import signal
 import time
 from collections.abc import Generator, Sequence
@@ -20,6 +21,8 @@ from typing import Any, Final
 
 from envecho.errors import EngineError
 from envecho.recipes import bench
+from envecho.recipes.bench_decode import MATERIAL as DECODE_MATERIAL
+from envecho.recipes.bench_decode import decode_phases
 from envecho.recipes.bench_worlds import TAIL_EVERY, TAIL_FACTOR, Clock, NullSuite, NullWorld, SilentEngine, TimedWorld
 from envecho.rollout import EpisodeJob, RolloutJob, RolloutParams, RolloutStats, Schedule, collect, rollout
 from envecho.seam import TaskSuite
@@ -32,7 +35,10 @@ _MIN_SLEPT: Final = 100
 _MIN_SERVED: Final = 500
 _ROUNDS: Final = 4
 _DECODE_SECONDS: Final = 0.02
+_UNEQUAL_SECONDS: Final = 0.05
 _MODEL: Final = "smollm2-135m"
+_SCHEDULES: Final[tuple[Schedule, ...]] = ("lockstep", "ready")
+_MOST_REFILLED: Final = 64
 
 
 def bench_rollout(
@@ -43,16 +49,18 @@ def bench_rollout(
     parts: Sequence[str],
     repetitions: int,
     seed: int,
+    model: str,
 ) -> dict[str, Any]:
-    """Measure the loop for each number of worlds at once.
+    """Measure the loop for each number of worlds at once, and a real model's decoding.
 
     Args:
         worlds: how many worlds run at once.
         steps: actions of an episode.
         step_seconds: how long a world in this process sleeps in a step; those of the model sleep the longest of them.
-        parts: which of `script`, `served` and `model` to measure.
+        parts: which of `script`, `served`, `model`, `refill` and `decode` to measure.
         repetitions: how often each phase runs.
         seed: the first world's seed.
+        model: the real model of `decode`.
     """
     measured: dict[str, dict[str, list[float]]] = {}
 
@@ -66,15 +74,23 @@ def bench_rollout(
         with null_server(steps, max(worlds)) as url:
             for num in worlds:
                 measure(f"script, served, {_of(num)}", functools.partial(run_served, num, steps, url, seed))
-    schedules: tuple[Schedule, ...] = ("lockstep", "ready") if "model" in parts else ()
-    for schedule in schedules:
+    for schedule in _SCHEDULES if "model" in parts else ():
         for num in worlds:
             phase = functools.partial(run_model, num, steps, max(step_seconds), schedule, seed)
             measure(f"model, slow tail, {schedule}, {_of(num)}", phase)
+    for num in worlds if "refill" in parts else ():
+        if 1 < num <= _MOST_REFILLED:
+            for schedule in _SCHEDULES:
+                title = f"unequal episodes, {'rows refilled' if schedule == 'ready' else 'lockstep'}, {_of(num)}"
+                measure(title, functools.partial(run_unequal, num, steps, schedule, seed))
+    if "decode" in parts:
+        for title, phase in decode_phases(model, seed).items():
+            measure(title, phase)
     material = {
         "steps": steps,
         "step_seconds": list(step_seconds),
         "decode_seconds": _DECODE_SECONDS,
+        "decode": DECODE_MATERIAL if "decode" in parts else "",
         "tail": f"one step in {TAIL_EVERY} takes {TAIL_FACTOR} times as long",
     }
     return bench.document("rollout", material, measured, repetitions, seed)
@@ -161,6 +177,47 @@ def run_model(num: int, steps: int, seconds: float, schedule: Schedule, seed: in
     found = _found(clock, num, time.perf_counter() - start, time.process_time() - worked)
     _check(len(records) * steps == len(clock.steps), RolloutStats.of(records))
     return found
+
+
+def run_unequal(num: int, steps: int, schedule: Schedule, seed: int) -> dict[str, float]:
+    """Episodes of half to one and a half times `steps`, four for each of `num` rows, in worlds that answer at once.
+
+    `row_occupancy` is the share of the rows that draw, over all batches but as many at the end as an episode has steps.
+    """
+    from envecho.engines.pretrained import resolve_model
+
+    tokenizer, draw = ChatTokenizer.from_pretrained(resolve_model(_MODEL)), random.Random(seed)
+    lengths = [draw.randint(max(1, steps // 2), steps + steps // 2) for _ in range(4 * num)]
+    jobs = [
+        RolloutJob(
+            id=f"e-{n}",
+            task_id="null",
+            key=(n,),
+            world_seed=seed + n,
+            make_world=lambda n=n: NullWorld(num_steps=lengths[n], number=n),
+        )
+        for n in range(len(lengths))
+    ]
+    params = RolloutParams(
+        max_turns=max(lengths),
+        max_tokens_per_turn=1,
+        max_context_tokens=1_000_000,
+        episodes_per_batch=num,
+        num_workers=num,
+        schedule=schedule,
+    )
+    engine = SilentEngine(_UNEQUAL_SECONDS)
+    sampler: Any = engine
+    start = time.perf_counter()
+    records = rollout(jobs, sampler, tokenizer, params)
+    seconds = time.perf_counter() - start
+    _check(sum(engine.batch_sizes) == sum(lengths), RolloutStats.of(records))
+    # At the end both run out of episodes.
+    counted = engine.batch_sizes[: -max(lengths)] or engine.batch_sizes
+    return {
+        "steps_per_second": sum(lengths) / seconds,
+        "row_occupancy": sum(counted) / (len(counted) * num),
+    }
 
 
 def _num_episodes(num: int, steps: int, least: int) -> int:
