@@ -325,7 +325,8 @@ class DistributedEngine:
                 f"a sequence has {longest} tokens, the model's context {limit}; tokenise with max_tokens so that long"
                 " trajectories become windows"
             )
-        return split_step(batch, self._process.ranks.size, self._options.passes)
+        flat = all(facts.lays_flat for facts in self._facts)
+        return split_step(batch, self._process.ranks.size, self._options.passes, flat=flat)
 
     def _forget(self) -> None:
         """Clear a gradient that holds a part of a batch that failed, unless the ranks are gone."""

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envecho.engines.micro_batches import MicroBatch, PassOptions, split_batch, weight_mask
+from envecho.engines.micro_batches import MicroBatch, PassOptions, split_batch, split_flat, weight_mask
 from envecho.losses import WeightedBatch
 from envecho.seam import ScoreRequest
 
@@ -45,8 +45,8 @@ def split_evenly(sizes: Sequence[int], num_ranks: int) -> list[list[int]]:
     return [sorted(share) for share in shares]
 
 
-def split_step(batch: WeightedBatch, num_ranks: int, options: PassOptions) -> list[BatchPart]:
-    """Cut a batch into whole sequences per rank, and each rank's part into micro-batches.
+def split_step(batch: WeightedBatch, num_ranks: int, options: PassOptions, *, flat: bool = False) -> list[BatchPart]:
+    """Cut a batch into whole sequences per rank, and each rank's part into micro-batches; `flat`: of flat rows.
 
     Passes that nothing reads on any rank are left out; one that only logs runs without a gradient on all ranks.
     """
@@ -59,8 +59,7 @@ def split_step(batch: WeightedBatch, num_ranks: int, options: PassOptions) -> li
     ]
     parts = [batch.select(share) for share in shares]
     micros = [
-        split_batch(part, options.tokens_per_micro_batch, packing=options.packing) if share else []
-        for part, share in zip(parts, shares, strict=True)
+        _micro_batches(part, options, flat=flat) if share else [] for part, share in zip(parts, shares, strict=True)
     ]
     marks = [[_reads(part, micro.tokens) for micro in found] for part, found in zip(parts, micros, strict=True)]
     slots = range(max(map(len, micros), default=0))
@@ -77,6 +76,12 @@ def split_step(batch: WeightedBatch, num_ranks: int, options: PassOptions) -> li
         )
         for part, place, found in zip(parts, places, micros, strict=True)
     ]
+
+
+def _micro_batches(part: WeightedBatch, options: PassOptions, *, flat: bool) -> list[MicroBatch]:
+    if flat:
+        return split_flat(part, options.tokens_per_micro_batch, share=True)
+    return split_batch(part, options.tokens_per_micro_batch, packing=options.packing)
 
 
 def _reads(part: WeightedBatch, tokens: Tensor) -> tuple[bool, bool]:

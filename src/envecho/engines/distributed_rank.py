@@ -35,6 +35,7 @@ from envecho.engines.precision import ComputeDtype, Trainable, choose_compute_dt
 from envecho.engines.pretrained import resolve_model
 from envecho.engines.sampling import draw_samples
 from envecho.engines.scoring import ScoringOptions, score, trees_are_exact
+from envecho.engines.token_forest import forests_are_exact
 from envecho.errors import EngineError, EnvechoError
 from envecho.losses import WeightedBatch
 from envecho.seam import AdamParams, ForwardBackwardOutput, Sample, SamplingParams, ScoreRequest, Scores, TurnRequest
@@ -79,6 +80,7 @@ class RankFacts:
     max_context_tokens: int
     device: str
     compute_dtype: str
+    lays_flat: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,8 @@ class RankEngine:
         self._model = load_causal_model(resolve_model(options.model), dtype=load_dtype, device=start)
         self._max_tokens = options.passes.tokens_per_micro_batch
         self._chunk_size = max(64, _CHUNK_LOGITS.get(place.type, 2**23) // self._model.head_weight.shape[0])
-        self._shares_prefixes = trees_are_exact(self._model)
+        self._lays_flat = place.type == "cpu" and forests_are_exact(self._model)
+        self._shares_prefixes = self._lays_flat or trees_are_exact(self._model)
         if options.passes.packing and not self._shares_prefixes:
             raise EngineError(
                 f"{type(self._model.network).__name__} cannot keep the sequences of a packed row apart exactly (layers"
@@ -144,6 +147,7 @@ class RankEngine:
             max_context_tokens=self._model.max_context_tokens,
             device=str(self._model.device),
             compute_dtype=str(self._dtype).removeprefix("torch."),
+            lays_flat=self._lays_flat,
         )
 
     def forward_backward(self, part: BatchPart) -> ForwardBackwardOutput:
@@ -181,7 +185,7 @@ class RankEngine:
             for micro, with_gradient in zip(part.passes, part.with_gradient, strict=True):
                 batch = _EMPTY if micro is None else part.batch
                 taken = _EMPTY_MICRO if micro is None else micro
-                with torch.set_grad_enabled(with_gradient):
+                with torch.set_grad_enabled(with_gradient), taken.laid_out():
                     loss, out, problem = weights.module(take(batch, taken.tokens, self._device), taken)
                     if with_gradient:
                         loss.backward()
@@ -226,7 +230,7 @@ class RankEngine:
             max_tokens=self._max_tokens,
             chunk_size=self._chunk_size,
             share=self._shares_prefixes,
-            flat=False,
+            flat=self._lays_flat,
             temperature=temperature,
             with_entropies=with_entropies,
         )

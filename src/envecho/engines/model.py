@@ -100,7 +100,8 @@ def load_causal_model(folder: Path, *, dtype: torch.dtype, device: torch.device)
 class Linear(torch.nn.Linear):
     """A linear layer whose product is computed by `envecho.losses.products`."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:
+        """Return `input @ weight.T + bias`."""
         return linear(input, self.weight, self.bias)
 
 

@@ -65,51 +65,61 @@ def batch_loss(
     """
     if hidden.shape[0] != len(batch.token_ids):
         raise ValueError(f"hidden has {hidden.shape[0]} rows, the batch {len(batch.token_ids)} tokens")
-    head = Head(weight=head_weight, bias=head_bias, softcap=softcap, chunk_size=chunk_size)
+    reader = _Reader(hidden, Head(weight=head_weight, bias=head_bias, softcap=softcap, chunk_size=chunk_size), batch)
     policy_rows = torch.nonzero(policy_side(batch)).flatten()
     env_rows = torch.nonzero(batch.env_weights).flatten()
     logged_rows = torch.nonzero(batch.env_targets & (batch.env_weights == 0)).flatten()
-    zero = torch.zeros((), dtype=accumulation_dtype(hidden.dtype), device=hidden.device)
-    parts = {"policy": zero.clone(), "kl": zero.clone(), "entropy": zero.clone()}
-    clipped = torch.zeros(len(policy_rows), dtype=torch.bool, device=hidden.device)
-
-    def policy_loss(logprobs: Tensor, entropies: Tensor, place: slice) -> Tensor:
-        rows = policy_rows[place]
-        policy, clipped[place] = _policy_term(logprobs, rows, batch)
-        terms = {"policy": policy, "kl": _kl_term(logprobs, rows, batch)}
-        terms["entropy"] = _entropy_term(entropies, rows, batch)
-        found = {name: term for name, term in terms.items() if term is not None}
-        for name, term in found.items():
-            parts[name] += term.detach()
-        return torch.stack(list(found.values())).sum()
-
-    def env_loss(logprobs: Tensor, entropies: Tensor, place: slice) -> Tensor:
-        return _env_term(logprobs, env_rows[place], batch)
-
-    def read(rows: Tensor, loss_of: RowLoss, temperature: float, *, with_entropies: bool = False) -> SummedLoss:
-        rows = rows.to(hidden.device)
-        targets = batch.token_ids.to(hidden.device)[rows]
-        states = hidden[rows - 1]
-        return summed_loss(states, head, targets, loss_of, temperature=temperature, with_entropies=with_entropies)
-
-    policy = read(policy_rows, policy_loss, batch.temperature, with_entropies=True)
-    env = read(env_rows, env_loss, 1.0)
+    terms = _PolicyTerms(policy_rows, batch, reader.zero)
+    policy = reader.read(policy_rows, terms.loss, batch.temperature, with_entropies=True)
+    env = reader.read(env_rows, lambda lp, _, place: _env_term(lp, env_rows[place], batch), 1.0)
     with torch.no_grad():
-        logged = read(logged_rows, lambda logprobs, entropies, place: zero, 1.0)
+        logged = reader.read(logged_rows, lambda lp, _, place: reader.zero, 1.0)
     assert policy.entropies is not None
     # A term without tokens would cost a gradient of zeros as large as the head; it is connected only where no other is.
-    terms = [term.loss for term, rows in ((policy, policy_rows), (env, env_rows)) if len(rows)]
+    losses = [term.loss for term, rows in ((policy, policy_rows), (env, env_rows)) if len(rows)]
     return BatchLoss(
-        loss=torch.stack(terms or [policy.loss, env.loss]).sum(),
-        policy_loss=parts["policy"],
+        loss=torch.stack(losses or [policy.loss, env.loss]).sum(),
+        policy_loss=terms.sums["policy"],
         env_loss=env.loss.detach(),
-        kl_loss=parts["kl"],
-        entropy_loss=parts["entropy"],
+        kl_loss=terms.sums["kl"],
+        entropy_loss=terms.sums["entropy"],
         policy_logprobs=_spread(hidden, (policy_rows, policy.logprobs)),
         entropies=_spread(hidden, (policy_rows, policy.entropies)),
         env_logprobs=_spread(hidden, (env_rows, env.logprobs), (logged_rows, logged.logprobs)),
-        clipped=_spread(hidden, (policy_rows, clipped)),
+        clipped=_spread(hidden, (policy_rows, terms.clipped)),
     )
+
+
+class _Reader:
+    """Hidden states and a head, and how a batch's tokens are read from them, each from the state before it."""
+
+    def __init__(self, hidden: Tensor, head: Head, batch: WeightedBatch) -> None:
+        self._hidden, self._head, self._token_ids = hidden, head, batch.token_ids.to(hidden.device)
+        self.zero = torch.zeros((), dtype=accumulation_dtype(hidden.dtype), device=hidden.device)
+
+    def read(self, rows: Tensor, loss_of: RowLoss, temperature: float, *, with_entropies: bool = False) -> SummedLoss:
+        rows = rows.to(self._hidden.device)
+        states, targets = self._hidden[rows - 1], self._token_ids[rows]
+        return summed_loss(states, self._head, targets, loss_of, temperature=temperature, with_entropies=with_entropies)
+
+
+class _PolicyTerms:
+    """The policy side of the loss at `rows`, chunk by chunk: the sum of each term, and where the clip binds."""
+
+    def __init__(self, rows: Tensor, batch: WeightedBatch, zero: Tensor) -> None:
+        self._rows, self._batch = rows, batch
+        self.sums = {name: zero.clone() for name in ("policy", "kl", "entropy")}
+        self.clipped = torch.zeros(len(rows), dtype=torch.bool, device=zero.device)
+
+    def loss(self, logprobs: Tensor, entropies: Tensor, place: slice) -> Tensor:
+        rows = self._rows[place]
+        policy, self.clipped[place] = _policy_term(logprobs, rows, self._batch)
+        kl, entropy = _kl_term(logprobs, rows, self._batch), _entropy_term(entropies, rows, self._batch)
+        found = {"policy": policy, "kl": kl, "entropy": entropy}
+        terms = {name: term for name, term in found.items() if term is not None}
+        for name, term in terms.items():
+            self.sums[name] += term.detach()
+        return torch.stack(list(terms.values())).sum()
 
 
 def loss_of_logprobs(logprobs: Float[Tensor, " token"], batch: WeightedBatch) -> BatchLoss:
