@@ -172,7 +172,7 @@ def test_no_split_packing_or_chunk_changes_a_float64_gradient(tokens: int, chunk
         LocalEngine(folder, device="cpu", compute_dtype="float64", tokens_per_micro_batch=n) for n in (10**6, tokens)
     ]
     plain, flat = made
-    plain._lays_flat, flat._chunk_size = False, chunk
+    plain.lays_flat, flat._chunk_size = False, chunk
     outs = [engine.forward_backward(batch) for engine in made]
     assert outs[1].loss == pytest.approx(outs[0].loss, rel=1e-12)
     norm = sum(float(np.square(g).sum()) for g in plain.gradients().values()) ** 0.5
@@ -209,7 +209,7 @@ def test_a_model_with_windows_keeps_its_own_attention(tmp_path: Path):
     torch.manual_seed(3)
     MistralForCausalLM(MistralConfig(**SIZES, sliding_window=6)).save_pretrained(tmp_path)
     engine = LocalEngine(tmp_path, device="cpu", compute_dtype="float64")
-    assert not engine._lays_flat
+    assert not engine.lays_flat
     assert engine._model.network.config._attn_implementation == "sdpa"
 
 

@@ -115,8 +115,8 @@ class LocalEngine:
         self._max_tokens = options.tokens_per_micro_batch
         self._chunk_size = max(64, _CHUNK_LOGITS.get(place.type, 2**23) // self._model.head_weight.shape[0])
         self._counters = {"seed": seed, "num_optim_steps": 0}
-        self._lays_flat = forests_are_exact(self._model)
-        self.shares_prefixes = self._lays_flat or trees_are_exact(self._model)
+        self.lays_flat = forests_are_exact(self._model)
+        self.shares_prefixes = self.lays_flat or trees_are_exact(self._model)
         self._packing = options.packing
         if self._packing and not self.shares_prefixes:
             raise EngineError(
@@ -186,7 +186,7 @@ class LocalEngine:
         return sums.output()
 
     def _split(self, batch: WeightedBatch) -> list[MicroBatch]:
-        if self._lays_flat:
+        if self.lays_flat:
             return split_flat(batch, self._max_tokens, share=self.shares_prefixes)
         return split_batch(batch, self._max_tokens, packing=self._packing)
 
@@ -264,7 +264,7 @@ class LocalEngine:
             max_tokens=self._max_tokens,
             chunk_size=self._chunk_size,
             share=self.shares_prefixes,
-            flat=self._lays_flat,
+            flat=self.lays_flat,
             temperature=temperature,
             with_entropies=with_entropies,
         )
