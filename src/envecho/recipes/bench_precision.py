@@ -52,14 +52,17 @@ COLUMNS: Final = {
 SPLIT_COLUMNS: Final = {"gradient_difference": "gradients apart, relative in norm"}
 
 SHARED: Final = "common beginnings computed once"
+PADDED: Final = ("padded rows, 1,000 tokens", "packed rows, 1,000 tokens")
 SPLITS: Final[Mapping[str, PassKeywords]] = {
-    "micro-batches of 64 tokens": {"tokens_per_micro_batch": 64},
-    "micro-batches of 1,000 tokens": {"tokens_per_micro_batch": 1000},
-    "packing on": {"tokens_per_micro_batch": 1000, "packing": True},
+    "flat rows of 64 tokens": {"tokens_per_micro_batch": 64},
+    "flat rows of 1,000 tokens": {"tokens_per_micro_batch": 1000},
+    PADDED[0]: {"tokens_per_micro_batch": 1000},
+    PADDED[1]: {"tokens_per_micro_batch": 1000, "packing": True},
     "checkpointing on": {"tokens_per_micro_batch": 1000, "gradient_checkpointing": True},
     SHARED: {"tokens_per_micro_batch": 1000},
 }
-"""Each is held against micro-batches of one token, in which every sequence is alone; `SHARED` alone shares."""
+"""Each is held against micro-batches of one token, in which every sequence is alone. `SHARED` alone shares; `PADDED`
+are computed as models are that cannot be laid out flat."""
 CHUNK_SIZES: Final = (1, 7, 64)
 """Each is held against all positions in one chunk."""
 
@@ -178,11 +181,18 @@ def plain_answer(folder: Path, batch: WeightedBatch, dtype: torch.dtype, *, auto
 
 
 def engine_answer(
-    folder: Path, batch: WeightedBatch, dtype: ComputeDtype, *, share: bool = False, **passes: Unpack[PassKeywords]
+    folder: Path,
+    batch: WeightedBatch,
+    dtype: ComputeDtype,
+    *,
+    share: bool = False,
+    flat: bool = True,
+    **passes: Unpack[PassKeywords],
 ) -> Answer:
-    """Return what `LocalEngine` makes of it; with `share` it computes a common beginning once."""
+    """Return what `LocalEngine` makes of it; with `share` it computes a common beginning once, in flat rows."""
     engine = LocalEngine(folder, device="cpu", compute_dtype=dtype, **passes)
     engine.shares_prefixes = engine.shares_prefixes and share
+    engine.lays_flat = engine.lays_flat and flat
     out = engine.forward_backward(batch)
     return Answer(
         loss=out.loss,
@@ -238,7 +248,7 @@ def _differences(folder: Path, batch: WeightedBatch) -> Iterator[tuple[str, floa
     """Yield how far apart gradients of the same batch are in float64."""
     alone = engine_answer(folder, batch, "float64", tokens_per_micro_batch=1).gradients
     for title, passes in SPLITS.items():
-        found = engine_answer(folder, batch, "float64", share=title == SHARED, **passes)
+        found = engine_answer(folder, batch, "float64", share=title == SHARED, flat=title not in PADDED, **passes)
         yield title, relative(found.gradients, alone)
     model = load_causal_model(folder, dtype=torch.float64, device=torch.device("cpu"))
     numbers = range(batch.num_sequences)
