@@ -17,6 +17,7 @@ from envecho.losses.cispo import cispo_loss
 from envecho.losses.environment import clipped_ce, environment_ce
 from envecho.losses.gspo import gspo_loss
 from envecho.losses.head_loss import Head, RowLoss, SummedLoss, summed_loss
+from envecho.losses.kernels import summed_loss_at_one
 from envecho.losses.logprobs import DEFAULT_CHUNK_SIZE, accumulation_dtype
 from envecho.losses.policy import grpo_loss, reinforce_loss
 from envecho.losses.regularizers import kl_to_reference, truncated_importance_weights
@@ -70,10 +71,10 @@ def batch_loss(
     env_rows = torch.nonzero(batch.env_weights).flatten()
     logged_rows = torch.nonzero(batch.env_targets & (batch.env_weights == 0)).flatten()
     terms = _PolicyTerms(policy_rows, batch, reader.zero)
-    policy = reader.read(policy_rows, terms.loss, batch.temperature, with_entropies=True)
-    env = reader.read(env_rows, lambda lp, _, place: _env_term(lp, env_rows[place], batch), 1.0)
+    policy = reader.actions(policy_rows, terms.loss, batch.temperature)
+    env = reader.targets(env_rows, lambda lp, _, place: _env_term(lp, env_rows[place], batch))
     with torch.no_grad():
-        logged = reader.read(logged_rows, lambda lp, _, place: reader.zero, 1.0)
+        logged = reader.targets(logged_rows, lambda lp, _, place: reader.zero)
     assert policy.entropies is not None
     # A term without tokens would cost a gradient of zeros as large as the head; it is connected only where no other is.
     losses = [term.loss for term, rows in ((policy, policy_rows), (env, env_rows)) if len(rows)]
@@ -97,10 +98,17 @@ class _Reader:
         self._hidden, self._head, self._token_ids = hidden, head, batch.token_ids.to(hidden.device)
         self.zero = torch.zeros((), dtype=accumulation_dtype(hidden.dtype), device=hidden.device)
 
-    def read(self, rows: Tensor, loss_of: RowLoss, temperature: float, *, with_entropies: bool = False) -> SummedLoss:
+    def actions(self, rows: Tensor, loss_of: RowLoss, temperature: float) -> SummedLoss:
+        states, token_ids = self._at(rows)
+        return summed_loss(states, self._head, token_ids, loss_of, temperature=temperature, with_entropies=True)
+
+    def targets(self, rows: Tensor, loss_of: RowLoss) -> SummedLoss:
+        states, token_ids = self._at(rows)
+        return summed_loss_at_one(states, self._head, token_ids, loss_of)
+
+    def _at(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         rows = rows.to(self._hidden.device)
-        states, targets = self._hidden[rows - 1], self._token_ids[rows]
-        return summed_loss(states, self._head, targets, loss_of, temperature=temperature, with_entropies=with_entropies)
+        return self._hidden[rows - 1], self._token_ids[rows]
 
 
 class _PolicyTerms:
