@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from batches import SIZES
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from envecho.engines import prefill
 from envecho.engines.local import LocalEngine
@@ -331,13 +331,32 @@ def test_a_token_copies_no_cache_and_room_is_given_back(engine):
 
         session._batch.append = noting
         session.sample([TurnRequest(row=row, prompt=history(row, 9), key=(row,)) for row in range(3)], params)
-        assert len(seen) == 20
+        assert len(seen) == 19
         assert len(set(seen)) == 1
         session._batch._fit(3, 1000)
         assert layer.keys.shape[2] >= 1000
         session.sample([TurnRequest(row=row, prompt=history(row, 9), key=(row,)) for row in range(4)], params)
         assert layer.keys.shape[0] == 4
         assert layer.keys.shape[2] < 150
+
+
+def test_padding_behind_the_context_asks_for_no_position(tmp_path, monkeypatch):
+    """Catches a row near its end that is padded past the model's table of positions by a row that reads more."""
+    monkeypatch.setattr(prefill, "_PASS_TOKENS", 10_000)  # all rows in one pass
+    torch.manual_seed(4)
+    config = GPT2Config(vocab_size=61, n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2)
+    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    engine = LocalEngine(tmp_path, compute_dtype="float64", device="cpu", trains=False)
+    params = SamplingParams(max_tokens=2, seed=1)
+    prompts = {0: history(0, 54), 1: history(1, 6)}
+    with engine.sampling_session() as session:
+        for turn, num in enumerate((1, 25)):
+            requests = [TurnRequest(row=row, prompt=prompt, key=(row, turn)) for row, prompt in prompts.items()]
+            for request, sample in zip(requests, session.sample(requests, params), strict=True):
+                require_true_logprobs(engine, request.prompt, sample, 1.0)
+                answer = history(turn, num + 24 * request.row)
+                prompts[request.row] = np.concatenate([request.prompt, sample.token_ids, answer])
 
 
 def test_models_that_keep_nothing_between_turns_are_still_exact(tmp_path):

@@ -80,7 +80,7 @@ def draw_turn(
         if not len(going):
             break
         if position + 1 < params.max_tokens:
-            hidden = cache.append(chosen[:, None])[:, -1]
+            hidden = cache.append(chosen)
     cache.settle(range(len(going)), [drawn.kept(row) for row in going])
     return drawn.samples()
 

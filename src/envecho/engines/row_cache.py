@@ -204,11 +204,13 @@ class RowCache:
         ids = np.zeros((len(tokens), max(len(new) for new in tokens)), dtype=np.int64)
         for place, new in enumerate(tokens):
             ids[place, : len(new)] = new
+        last = np.array([len(new) - 1 for new in tokens])
         self.begin(ids.shape[1])
-        hidden = self.append(ids)
+        # Padding may lie behind the context, where a table of positions ends.
+        hidden = self._pass(ids, np.minimum(np.arange(ids.shape[1]), last[:, None]))
         self.settle(range(len(tokens)), tokens)
-        last = torch.tensor([len(new) - 1 for new in tokens], device=hidden.device)
-        return hidden[torch.arange(len(tokens), device=hidden.device), last]
+        places = torch.arange(len(tokens), device=hidden.device)
+        return hidden[places, torch.from_numpy(last).to(hidden.device)]
 
     def begin(self, most: int) -> None:
         """Open a run of at most `most` tokens per row."""
@@ -219,14 +221,16 @@ class RowCache:
         self._mask = torch.from_numpy(seen.astype(np.int64)).to(self._model.device)
 
     def append(self, ids: NDArray[np.int64]) -> Tensor:
-        """Append `ids` `[row, token]` to the first rows, and return their hidden states `[row, token, hidden]`."""
+        """Append one of `ids` `[row]` to each of the first rows, and return the hidden states `[row, hidden]` after it."""
+        return self._pass(ids[:, None], np.array([[self._room.filled - self._start]]))[:, 0]
+
+    def _pass(self, ids: NDArray[np.int64], offsets: NDArray[np.int64]) -> Tensor:
+        """Put `ids` `[row, token]` through the body, at these positions behind what was held when the run began."""
         num, width = ids.shape
-        start, stop = self._room.filled, self._room.filled + width
+        stop = self._room.filled + width
         self._fit(self.num_rows, stop)
         held = np.array([len(tokens) for tokens in self.ids[:num]])
-        positions = (held - self._start)[:, None] + np.arange(start, stop)
-        # Padding may lie behind the context, where a table of positions ends.
-        positions = np.minimum(positions, self._model.max_context_tokens - 1)
+        positions = held[:, None] + offsets
         device = self._model.device
         hidden = self._model.network.base_model(
             input_ids=torch.from_numpy(ids).to(device),
