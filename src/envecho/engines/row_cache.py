@@ -221,7 +221,7 @@ class RowCache:
         self._mask = torch.from_numpy(seen.astype(np.int64)).to(self._model.device)
 
     def append(self, ids: NDArray[np.int64]) -> Tensor:
-        """Append one of `ids` `[row]` to each of the first rows, and return the hidden states `[row, hidden]` after it."""
+        """Append one of `ids` `[row]` to each of the first rows; return the hidden states `[row, hidden]` after it."""
         return self._pass(ids[:, None], np.array([[self._room.filled - self._start]]))[:, 0]
 
     def _pass(self, ids: NDArray[np.int64], offsets: NDArray[np.int64]) -> Tensor:
