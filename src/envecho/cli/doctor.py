@@ -38,7 +38,10 @@ def command(
         raise click.UsageError(
             "--model is missing: tokens and context are a model's (or give a --config that names one)"
         )
-    from envecho.recipes.doctor import DoctorOptions
+    from envecho.collector import paused_collector
+
+    with paused_collector():
+        from envecho.recipes.doctor import DoctorOptions
 
     run_config = None
     if config is not None:

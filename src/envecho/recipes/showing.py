@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 from numpy.typing import NDArray
 
+from envecho.collector import paused_collector
 from envecho.errors import DataError, TemplateError
 from envecho.recipes.progress import working
 from envecho.seam import ScoreRequest
@@ -108,6 +109,7 @@ class Viewer:
         losses: compute the losses of one forward pass; needs memory for gradients.
     """
 
+    @paused_collector()
     def __init__(
         self, model: str | None, *, config: RunConfig | None = None, shaded: bool = False, losses: bool = False
     ) -> None:
