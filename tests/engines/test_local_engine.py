@@ -15,6 +15,7 @@ from torch.nn.functional import log_softmax
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 from envecho.engines.local import LocalEngine
+from envecho.engines.model import use_float64_norms
 from envecho.errors import EngineError
 from envecho.losses import WeightedBatch
 from envecho.seam import AdamParams, ScoreRequest
@@ -25,6 +26,7 @@ PLAIN = AdamParams(learning_rate=1e-2, grad_clip_norm=None)
 def slow_gradients(folder: Path, batch: WeightedBatch) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss and its gradient with full logits, one sequence and one token at a time, in float64."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    use_float64_norms(model)
     loss = torch.zeros((), dtype=torch.float64)
     for number in range(batch.num_sequences):
         rows = torch.nonzero(batch.sequence_index == number).flatten().tolist()

@@ -40,8 +40,6 @@ from envecho.errors import EngineError, EnvechoError
 from envecho.losses import WeightedBatch
 from envecho.seam import AdamParams, ForwardBackwardOutput, Sample, SamplingParams, ScoreRequest, Scores, TurnRequest
 
-# Logits of one chunk of positions: 32 MB in float32 on a CPU, 1 GB on a GPU.
-_CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}
 _TWO = torch.zeros(2)
 _EMPTY = WeightedBatch(
     token_ids=torch.zeros(2, dtype=torch.int64),
@@ -112,7 +110,7 @@ class RankEngine:
         start = torch.device("cpu") if trains else place
         self._model = load_causal_model(resolve_model(options.model), dtype=load_dtype, device=start)
         self._max_tokens = options.passes.tokens_per_micro_batch
-        self._chunk_size = max(64, _CHUNK_LOGITS.get(place.type, 2**23) // self._model.head_weight.shape[0])
+        self._chunk_size = self._model.chunk_size(place)
         self._lays_flat = place.type == "cpu" and forests_are_exact(self._model)
         self._shares_prefixes = self._lays_flat or trees_are_exact(self._model)
         if options.passes.packing and not self._shares_prefixes:

@@ -62,8 +62,6 @@ from envecho.seam import (
     TermGradients,
 )
 
-# Logits of one chunk of positions: 32 MB in float32 on a CPU, 1 GB on a GPU.
-_CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}
 _COUNTERS = ("seed", "num_optim_steps")
 
 
@@ -113,7 +111,7 @@ class LocalEngine:
         self._model = load_causal_model(resolve_model(model), dtype=load_dtype, device=place)
         self._dtype = dtype
         self._max_tokens = options.tokens_per_micro_batch
-        self._chunk_size = max(64, _CHUNK_LOGITS.get(place.type, 2**23) // self._model.head_weight.shape[0])
+        self._chunk_size = self._model.chunk_size(place)
         self._counters = {"seed": seed, "num_optim_steps": 0}
         self.lays_flat = forests_are_exact(self._model)
         self.shares_prefixes = self.lays_flat or trees_are_exact(self._model)

@@ -52,6 +52,13 @@ class CausalModel:
         """The bias `[vocab]` of the output embedding, where it has one."""
         return getattr(_head(self.network), "bias", None)
 
+    def chunk_size(self, device: torch.device) -> int:
+        """How many positions the head reads at once on a device: float32 logits of 25 MB on a CPU, of 1 GB on a GPU.
+
+        From 32 MB on the C library maps memory anew for each tensor; a softmax then takes ten times as long.
+        """
+        return max(64, (2**28 if device.type == "cuda" else 6 * 2**20) // self.head_weight.shape[0])
+
     def hidden(self, token_ids: Tensor, **options: Any) -> Tensor:
         """Return the last hidden states `[row, token, hidden]` of `token_ids` `[row, token]`.
 
@@ -85,6 +92,8 @@ def load_causal_model(folder: Path, *, dtype: torch.dtype, device: torch.device)
     sees_all = _sees_all(text)
     if device.type == "cpu":
         _use_fast_products(network)
+    if dtype == torch.float64:
+        use_float64_norms(network)
     model = CausalModel(
         network=network,
         tokenizer=_load_tokenizer(folder),
@@ -110,6 +119,32 @@ def _use_fast_products(network: PreTrainedModel) -> None:
         if type(module) is torch.nn.Linear:
             # The class alone changes: parameters, hooks and names stay, and copies compute alike.
             module.__class__ = Linear
+
+
+class _Float64Norm(torch.nn.Module):
+    """An RMS norm in the dtype of its input."""
+
+    weight: Tensor
+    float64_eps: float
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return `hidden` over its root mean square, times the weight."""
+        return torch.nn.functional.rms_norm(hidden, self.weight.shape, self.weight, self.float64_eps)
+
+
+@torch.no_grad()
+def use_float64_norms(network: PreTrainedModel) -> None:
+    """Let RMS norms compute in float64; those of transformers round to float32 even in a float64 model."""
+    for module in network.modules():
+        eps, weight = getattr(module, "variance_epsilon", getattr(module, "eps", None)), getattr(module, "weight", None)
+        if not type(module).__name__.endswith("RMSNorm") or eps is None or not isinstance(weight, Tensor):
+            continue
+        sample = torch.linspace(-2, 3, len(weight), dtype=torch.float64, device=weight.device)
+        expected, own = module(sample[None]), type(module)
+        module.__class__, module.float64_eps = _Float64Norm, float(eps)  # pyright: ignore[reportArgumentType]
+        if not torch.allclose(module(sample[None]), expected, rtol=1e-5, atol=1e-6):
+            # Its weight means something else (Gemma adds 1 to it).
+            module.__class__ = own
 
 
 def refuse_dropout(network: PreTrainedModel) -> None:

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from envecho.engines.local import LocalEngine
 from envecho.engines.micro_batches import PassKeywords
-from envecho.engines.model import load_causal_model
+from envecho.engines.model import load_causal_model, use_float64_norms
 from envecho.engines.precision import ComputeDtype
 from envecho.engines.pretrained import resolve_model
 from envecho.engines.quiet import quiet_transformers
@@ -157,6 +157,8 @@ def plain_answer(folder: Path, batch: WeightedBatch, dtype: torch.dtype, *, auto
     """
     with quiet_transformers():
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    if dtype == torch.float64:
+        use_float64_norms(network)
     mixed = torch.autocast("cpu", dtype=torch.bfloat16) if autocast else contextlib.nullcontext()
     wide = torch.promote_types(dtype, torch.float32)
     loss, read = 0.0, np.full((2, len(batch.token_ids)), np.nan)
