@@ -13,7 +13,7 @@ from typing import Any
 from envecho.recipes import bench_precision, bench_step_table
 from envecho.recipes.bench import table
 
-NAMES = ("start", "import", "store", "rollout", "session", "packing", "evaluation")
+NAMES = ("start", "import", "store", "rollout", "session", "decode", "packing", "evaluation")
 STEP_NAMES = (
     "step",
     "step-shares",
@@ -48,7 +48,8 @@ def caption(document: dict[str, Any]) -> str:
             f" targets), then of {sizes[1]}; torch {material['torch']}"
         )
     elif document["format"] == "envecho.bench.rollout":
-        what = f"Episodes of {material['steps']} steps"
+        decoding = material.get("decode")
+        what = f"Episodes of {material['steps']} steps" + (f"; decoding: {decoding}" if decoding else "")
     elif document["format"] == "envecho.bench.session":
         what = f"{material['episodes']} episodes of {material['turns']} turns, {material['at once']} at once"
     elif document["format"] == "envecho.bench.packing":
