@@ -13,7 +13,7 @@ from typing import Any
 from envecho.recipes import bench_precision, bench_step_table
 from envecho.recipes.bench import table
 
-NAMES = ("start", "import", "store", "rollout", "session", "decode", "packing", "evaluation")
+NAMES = ("start", "import", "store", "rollout", "session", "decode", "packing", "prefixes", "evaluation")
 STEP_NAMES = (
     "step",
     "step-shares",
@@ -57,6 +57,12 @@ def caption(document: dict[str, Any]) -> str:
         what = (
             f"{material['draws']} steps drawn from each pool, tokens of {material['model']}; mean length: "
             + ", ".join(pools)
+        )
+    elif document["format"] == "envecho.bench.prefixes":
+        what = (
+            f"{material['steps']} steps of {material['groups']} groups of {material['group size']} episodes, of"
+            f" {material['tasks']} tasks ({material['steps with thinking']} steps with thinking), tokens of"
+            f" {material['model']}"
         )
     elif document["format"] == "envecho.bench.evaluation":
         threads = material["threads"]

@@ -1,12 +1,14 @@
-"""`python -m envecho.recipes.bench_packing`: how much of a step is padding, and what packing saves.
+"""`python -m envecho.recipes.bench_packing`: how much of a step is padding, and what packed and flat rows save.
 
     envecho collect --world depot --policy explore --num 256 --out depot.parquet
     python -m envecho.recipes.bench_packing --pool depot=depot.parquet --timed depot --out results/bench/packing.json
 
 Shares are of the lengths of a pool's sequences alone, over steps drawn from it. Times are of `forward_backward` of one
 step by a random Llama with the widths of SmolLM2-135M, two layers and a small vocabulary (a head is read at few
-positions, packed or not): processor seconds of packed over plain, one after the other. Not here: GPUs, where the
-padding is the same and the time is not.
+positions, however rows are laid out), one after the other: processor seconds of padded rows that are packed under a
+mask, and of flat rows, which is what the engine does on a CPU, over those of padded rows. Token ids are random, so
+nothing is shared. Not here: GPUs, where the padding is the same and the time is not; beginnings that are shared
+(`bench_prefixes`).
 """
 
 from __future__ import annotations
@@ -60,34 +62,46 @@ def draw_step(lengths: Sequence[int], num: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).choice(lengths, num, replace=len(lengths) < num).tolist()
 
 
-def times(lengths: Sequence[int], *, tokens: int, repetitions: int) -> list[float]:
-    """Return processor seconds of a packed step in percent of a plain one, once for each repetition after a first."""
+def times(lengths: Sequence[int], *, tokens: int, repetitions: int) -> dict[str, list[float]]:
+    """Return processor seconds in percent of padded rows, once for each repetition after a first."""
     batch = _batch(lengths)
     with tempfile.TemporaryDirectory() as name:
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=_VOCAB,
-            hidden_size=576,
-            intermediate_size=1536,
-            num_attention_heads=9,
-            num_key_value_heads=3,
-            num_hidden_layers=2,
-            max_position_embeddings=65536,
-        )
-        LlamaForCausalLM(config).save_pretrained(name)
-        plain, packed = (
+        save_two_layers(Path(name), vocab_size=_VOCAB)
+        padded, packed, flat = (
             LocalEngine(name, device="cpu", compute_dtype="float32", tokens_per_micro_batch=tokens, packing=packing)
-            for packing in (False, True)
+            for packing in (False, True, False)
         )
-    found: list[float] = []
+    padded.lays_flat = packed.lays_flat = False
+    found: list[list[float]] = []
     for _ in range(1 + repetitions):
-        seconds: list[float] = []
-        for engine in (plain, packed):
-            start = time.process_time()
-            engine.forward_backward(batch)
-            seconds.append(time.process_time() - start)
-        found.append(100 * seconds[1] / seconds[0])
-    return found[1:]
+        base, *others = (processor_seconds(engine, batch) for engine in (padded, packed, flat))
+        found.append([100 * seconds / base for seconds in others])
+    return {
+        name: [values[place] for values in found[1:]]
+        for place, name in enumerate(("packed_time_percent", "flat_time_percent"))
+    }
+
+
+def save_two_layers(folder: Path, *, vocab_size: int) -> None:
+    """Write a random Llama with the widths of SmolLM2-135M and two layers."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        num_hidden_layers=2,
+        max_position_embeddings=65536,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def processor_seconds(engine: LocalEngine, batch: WeightedBatch) -> float:
+    """Return what `forward_backward` takes; its gradient adds up in the engine."""
+    start = time.process_time()
+    engine.forward_backward(batch)
+    return time.process_time() - start
 
 
 def _batch(lengths: Sequence[int]) -> WeightedBatch:
@@ -128,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = shares(lengths, num=num, tokens=tokens, seed=options.seed)
             if name in options.timed and (num, tokens) == TIMED:
                 step = draw_step(lengths, num, options.seed)
-                found["packed_time_percent"] = times(step, tokens=tokens, repetitions=options.repetitions)
+                found |= times(step, tokens=tokens, repetitions=options.repetitions)
             title = f"{name}, {num} sequences, {tokens:,} tokens"
             say(f"{title}: {found['padding_percent'][0]:.1f} %")
             measured[title] = found
