@@ -65,8 +65,13 @@ def laid_out(segments: Sequence[Segment] | None) -> Generator[None]:
         _segments.reset(token)
 
 
-def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    return None if _segments.get() is not None else sdpa_mask(*args, **kwargs)
+def _mask(batch_size: int, q_length: int, kv_length: int, *args: Any, **kwargs: Any) -> Tensor | None:
+    if _segments.get() is not None:
+        return None
+    if q_length == 1:
+        # With a mask that hides nothing the kernel for one query is several times as fast in bfloat16 as without one.
+        kwargs["allow_is_causal_skip"] = False
+    return sdpa_mask(batch_size, q_length, kv_length, *args, **kwargs)
 
 
 def _attend(
