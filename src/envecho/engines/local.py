@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from envecho.engines import state
+from envecho.engines.allocator import keep_freed_memory
 from envecho.engines.batch_sums import BatchSums
 from envecho.engines.checkpointing import checkpoint_all, checkpoint_by_budget
 from envecho.engines.decoding import CachedSession
@@ -106,6 +107,8 @@ class LocalEngine:
                 " (LoraOptions(targets='attention') adapts attention alone)"
             )
         place = choose_device(device)
+        if trains and place.type == "cpu":
+            keep_freed_memory()
         dtype = choose_compute_dtype(compute_dtype, place)
         load_dtype = torch.float32 if trains and dtype == torch.bfloat16 and lora is None else dtype
         self._model = load_causal_model(resolve_model(model), dtype=load_dtype, device=place)
