@@ -155,16 +155,17 @@ class _SegmentAttention(torch.autograd.Function):
                 for heads in rows.head_groups(stop - start, num_keys):
                     p = rows.probabilities(heads, start, stop, seen.wide_keys, num_keys)
                     above = gradient.queries(heads, start, stop)
-                    sums[1][heads, :num_keys] += _batched(p.transpose(1, 2), above)
+                    sums[1][heads, :num_keys].add_(_batched(p.transpose(1, 2), above))
                     of_p = _batched(above, seen.values[heads, :num_keys].transpose(1, 2))
                     of_scores = torch.ops.aten._softmax_backward_data(of_p, p, -1, p.dtype)
                     below = _batched(of_scores, seen.keys[heads, :num_keys])
                     of_query[heads, :, start:stop] = below.view(below.shape[0], -1, stop - start, below.shape[-1])
-                    sums[0][heads, :num_keys] += _batched(of_scores.transpose(1, 2), rows.queries(heads, start, stop))
+                    of_keys = _batched(of_scores.transpose(1, 2), rows.queries(heads, start, stop))
+                    sums[0][heads, :num_keys].add_(of_keys)
             for total, part in zip((of_key, of_value), sums, strict=True):
                 offset = 0
                 for start, stop in seen.ranges:
-                    total[:, start:stop] += part[:, offset : offset + stop - start]
+                    total[:, start:stop].add_(part[:, offset : offset + stop - start])
                     offset += stop - start
         return (
             of_query.mul_(ctx.scale).view(query.shape),
@@ -215,7 +216,7 @@ class _Rows:
         block = self.queries(heads, start, stop).to(keys.dtype) * self._scale
         scores = _batched(block, keys[heads, :num_keys].transpose(1, 2))
         own = stop - start
-        scores.view(scores.shape[0], -1, own, num_keys)[..., num_keys - own :] += self._triangle[:own, :own]
+        scores.view(scores.shape[0], -1, own, num_keys)[..., num_keys - own :].add_(self._triangle[:own, :own])
         return torch.softmax(scores, dim=-1).to(self.grouped.dtype)
 
     def to_tokens(self, mixed: Tensor, num_tokens: int) -> Tensor:

@@ -35,7 +35,8 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """
     step = max(1, _BLOCK_ELEMENTS // total.shape[1]) if total.device.type == "cpu" else len(total)
     for start in range(0, len(total), step):
-        total[start : start + step] += matmul(left[start : start + step], right)
+        # Not `+=`, which writes the sum into its own place once more.
+        total[start : start + step].add_(matmul(left[start : start + step], right))
 
 
 def linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
