@@ -13,9 +13,10 @@ from typing import Any
 from envecho.recipes import bench_precision, bench_step_table
 from envecho.recipes.bench import table
 
-NAMES = ("start", "import", "store", "rollout", "session", "decode", "packing", "prefixes", "evaluation")
+NAMES = ("start", "import", "store", "rollout", "session", "decode", "packing", "prefixes", "kernels", "evaluation")
 STEP_NAMES = (
     "step",
+    "step-checkpointing",
     "step-shares",
     "step-tokens",
     "step-group",

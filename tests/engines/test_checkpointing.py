@@ -76,9 +76,7 @@ def test_as_few_layers_as_fit_are_checkpointed_and_the_budget_holds(six_layers: 
 
 def test_a_budget_that_cannot_hold_is_refused_with_what_is_needed(six_layers: Path):
     """Catches a run that dies of memory an hour later, and two options that contradict each other."""
-    with pytest.raises(
-        EngineError, match=r"is 1, but 150 tokens need \d+ MB even with every layer"
-    ):
+    with pytest.raises(EngineError, match=r"is 1, but 150 tokens need \d+ MB even with every layer"):
         make(six_layers, activation_memory_mb=1)
     with pytest.raises(EngineError, match="set one"):
         make(six_layers, activation_memory_mb=100, gradient_checkpointing=True)

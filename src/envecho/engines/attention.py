@@ -4,7 +4,7 @@ A segment is a run of tokens that stand one after the other in the row and in th
 `before`, which lie elsewhere in the row, and their own up to themselves. So sequences of any lengths lie in one row
 without a mask, and a beginning that several share stands there once. Scores are made for a block of queries at a time,
 forward and again backward, so memory grows with the length of a sequence and not with its square. torch's own kernel
-for CPUs takes about twice as long (docs/performance.md).
+for CPUs takes longer (docs/performance.md), and knows no segments.
 
 transformers calls it through its `AttentionInterface` while a row is being `laid_out`, and its `sdpa` otherwise. Not
 here: which sequences lie in a row (`token_forest`), and devices that have kernels of their own.

@@ -62,6 +62,7 @@ UNITS: Final = {
     "processor_milliseconds": "processor, ms",
     "limit_milliseconds": "limit, ms",
     "overhead_milliseconds": "beyond it, processor ms per trajectory",
+    "pass_seconds": "seconds of a pass",
     "ratio": "ratio",
     "ratio_low": "from",
     "ratio_high": "to",
