@@ -21,7 +21,7 @@ from torch import Tensor
 
 from envecho.engines.attention import laid_out
 from envecho.engines.model import CausalModel
-from envecho.engines.token_forest import TokenForest, plan_forests
+from envecho.engines.token_forest import TokenForest, flattest, plan_forests
 from envecho.errors import EngineError
 from envecho.losses import WeightedBatch
 
@@ -103,15 +103,8 @@ def plan_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     if not order:
         return []
-    num_groups = len(_cut(order, lengths, max_tokens))
-    low, high = 1, max_tokens
-    while low < high:
-        middle = (low + high) // 2
-        if len(_cut(order, lengths, middle)) <= num_groups:
-            high = middle
-        else:
-            low = middle + 1
-    return _cut(order, lengths, high)
+    size = flattest(lambda tokens: len(_cut(order, lengths, tokens)), max_tokens)
+    return _cut(order, lengths, size)
 
 
 def _cut(order: list[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ read from the states (`micro_batches`, `scoring`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,18 +59,23 @@ def plan_forests(sequences: Sequence[NDArray[np.integer]], max_tokens: int, *, s
         common = (_common(one, other) for one, other in itertools.pairwise(ordered))
         shared[1:] = [num if num >= _MIN_SHARED_TOKENS else 0 for num in common]
     lengths = [len(sequence) for sequence in ordered]
-    num_rows = len(_cut(lengths, shared, max_tokens))
-    low, high = 1, max_tokens
+    size = flattest(lambda tokens: len(_cut(lengths, shared, tokens)), max_tokens)
+    return [
+        _lay_out(ordered[start:stop], [0, *shared[start + 1 : stop]], order[start:stop])
+        for start, stop in _cut(lengths, shared, size)
+    ]
+
+
+def flattest(num_groups: Callable[[int], int], max_tokens: int) -> int:
+    """Return the smallest budget that needs no more groups than `max_tokens` does: equal groups peak lowest in memory."""
+    low, high, fewest = 1, max_tokens, num_groups(max_tokens)
     while low < high:
         middle = (low + high) // 2
-        if len(_cut(lengths, shared, middle)) <= num_rows:
+        if num_groups(middle) <= fewest:
             high = middle
         else:
             low = middle + 1
-    return [
-        _lay_out(ordered[start:stop], [0, *shared[start + 1 : stop]], order[start:stop])
-        for start, stop in _cut(lengths, shared, high)
-    ]
+    return high
 
 
 def _key(sequence: NDArray[np.integer]) -> bytes:
