@@ -67,7 +67,7 @@ def plan_forests(sequences: Sequence[NDArray[np.integer]], max_tokens: int, *, s
 
 
 def flattest(num_groups: Callable[[int], int], max_tokens: int) -> int:
-    """Return the smallest budget with as few groups as `max_tokens` has: equal groups have the lowest peak of memory."""
+    """Return the smallest budget with as few groups as `max_tokens` has: equal groups have the lowest memory peak."""
     low, high, fewest = 1, max_tokens, num_groups(max_tokens)
     while low < high:
         middle = (low + high) // 2
