@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from envecho.engines.check import check_engine
 from envecho.engines.local import LocalEngine
 from envecho.engines.lora import LoraOptions
+from envecho.engines.model import use_float64_norms
 from envecho.engines.pretrained import resolve_model
 from envecho.errors import ConfigError, EngineError
 from envecho.losses import WeightedBatch
@@ -63,6 +64,7 @@ def plain_scores(network: torch.nn.Module) -> np.ndarray:
 def plain_peft(folder: Path, adapter: Path) -> peft.PeftModel:
     """Peft's own model in float64, its adapter trainable."""
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    use_float64_norms(base)
     with warnings.catch_warnings():
         # peft 0.21 asks transformers for a property by its old name.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)

@@ -135,8 +135,10 @@ def test_an_episode_that_the_template_cannot_show_is_named(tokenizer, pool):
         evaluate_stream(LastTokenPredictor(len(tokenizer.hf)), [pool[0], odd], tokenizer)
 
 
-def test_memory_does_not_grow_with_the_pool(tokenizer):
+def test_memory_does_not_grow_with_the_pool(tokenizer, monkeypatch: pytest.MonkeyPatch):
     """Catches scores, texts or tokens kept until the end: four times the pool must fit in the memory of one."""
+    # The tokenizer keeps a bounded number of encoded runs; here so few that both pools reach the bound.
+    monkeypatch.setattr("envecho.tokens.chat._KEPT_RUNS", 16)
     predictor = LastTokenPredictor(len(tokenizer.hf))
 
     def episodes(count: int) -> Iterator[Trajectory]:
