@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envecho.engines import prefill
-from envecho.engines.prefill import common_length, plan_passes, plan_sharing
+from envecho.engines.prefill import plan_passes, plan_sharing
+from envecho.engines.token_forest import common_length
 
 
 def ids(*parts: tuple[int, int]) -> np.ndarray:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from envecho.engines.drawing import draw_anew, draw_turn
 from envecho.engines.model import CausalModel
-from envecho.engines.prefill import common_length, plan_passes, plan_sharing
+from envecho.engines.prefill import plan_passes, plan_sharing
 from envecho.engines.row_cache import NOTHING_KEPT, KeptRow, RowCache
+from envecho.engines.token_forest import common_length
 from envecho.errors import EngineError
 from envecho.seam import Sample, SamplingParams, TurnRequest
 

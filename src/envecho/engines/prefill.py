@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from envecho.engines.token_forest import common_length
+
 LEAST_SHARED = 16
 """A shorter common beginning is read again: another pass costs more."""
 TOKENS_PER_PASS = 4096
@@ -39,13 +41,6 @@ class SharePlan:
 
     beginnings: Mapping[int, Beginning]
     waves: Sequence[Sequence[int]]
-
-
-def common_length(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
-    """Return how many tokens both begin with."""
-    num = min(len(one), len(other))
-    differs = np.flatnonzero(one[:num] != other[:num])
-    return int(differs[0]) if len(differs) else num
 
 
 def plan_sharing(fresh: Mapping[int, NDArray[np.int32]], held: Mapping[int, NDArray[np.int32]]) -> SharePlan:

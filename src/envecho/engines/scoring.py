@@ -1,15 +1,16 @@
 """Score tokens without a gradient; requests that share a beginning share its computation.
 
-Requests are laid out as trees of tokens: the shared prefix stands once in a row, every continuation after it. A token
-sees its ancestors alone, through an attention mask, at the position that it had in its request. That is exact, and
-world-model evaluation scores the same history with several last turns. Not here: what a score means
+Requests are laid out as `token_forest` says: a shared beginning stands once in a row, every continuation after it. A
+token sees what stood before it alone, at the position that it had in its request: on the CPU by our own attention over
+flat rows, elsewhere through a mask over padded ones. That is exact, and world-model evaluation scores the same history
+with several last turns. Not here: what a score means
 (`envecho.evaluation`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,101 +20,59 @@ from torch import Tensor
 from envecho.engines.attention import laid_out
 from envecho.engines.micro_batches import plan_rows
 from envecho.engines.model import CausalModel
-from envecho.engines.token_forest import plan_forests
+from envecho.engines.token_forest import (
+    MIN_SHARED_TOKENS,
+    TokenForest,
+    common_length,
+    in_token_order,
+    lay_out,
+    plan_forests,
+)
 from envecho.errors import EngineError
 from envecho.losses import read_logprobs
 from envecho.seam import ScoreRequest, Scores
 
-_MIN_SHARED_TOKENS = 16
 _MIN_SHARED_FRACTION = 0.25
+"""Of a sequence: a mask that keeps the others apart costs more than a shorter beginning saves."""
 
 
-@dataclass(kw_only=True)
-class TokenTree:
-    """Requests in one row: `token_ids`, `parents` (-1 for a root) and `depths` are `[place]`.
+def plan_trees(inputs: Sequence[NDArray[np.int32]], max_tokens: int, *, share: bool) -> list[TokenForest]:
+    """Put every input into a row of its own, or of those with which it shares a beginning, of at most `max_tokens`.
 
-    `paths[i]` are the places `[token]` of the i-th request of this tree, `members[i]` its number among all requests.
+    For rows that lie beside each other in a batch, with padding and a mask.
     """
-
-    token_ids: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)
-    depths: list[int] = field(default_factory=list)
-    paths: list[NDArray[np.int64]] = field(default_factory=list)
-    members: list[int] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
-
-    def shared_prefix(self, token_ids: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Return the places of the longest beginning of `token_ids` that the tree holds already."""
-        row = np.array(self.token_ids, dtype=np.int64)
-        best = np.zeros(0, dtype=np.int64)
-        for path in self.paths:
-            n = min(len(path), len(token_ids))
-            differs = np.flatnonzero(row[path[:n]] != token_ids[:n])
-            length = int(differs[0]) if len(differs) else n
-            if length > len(best):
-                best = path[:length]
-        return best
-
-    def add(self, member: int, token_ids: NDArray[np.int32], shared: NDArray[np.int64]) -> None:
-        """Append a request whose beginning lies at `shared` already."""
-        new = np.arange(len(self), len(self) + len(token_ids) - len(shared))
-        path = np.concatenate([shared, new])
-        self.token_ids += token_ids[len(shared) :].tolist()
-        self.parents += path[len(shared) - 1 : -1].tolist() if len(shared) else [-1, *path[:-1].tolist()][: len(new)]
-        self.depths += range(len(shared), len(token_ids))
-        self.paths.append(path)
-        self.members.append(member)
-
-    @property
-    def branches(self) -> bool:
-        """Whether some place has two children, so that plain causal attention would be wrong."""
-        return self.parents != list(range(-1, len(self) - 1))
-
-    def attention(self, size: int) -> NDArray[np.bool_]:
-        """Mask `[size, size]`: the place of the row sees the place of the column. Padding sees itself alone."""
-        mask = np.eye(size, dtype=np.bool_)
-        for place, parent in enumerate(self.parents):
-            if parent >= 0:
-                mask[place] |= mask[parent]
-        return mask
-
-
-def plan_trees(inputs: Sequence[NDArray[np.int32]], max_tokens: int, *, share: bool) -> list[TokenTree]:
-    """Put every input into a tree of at most `max_tokens` places; without `share` each gets its own."""
-    trees: list[TokenTree] = []
+    rows: list[list[tuple[int, int]]] = []
+    size, before = 0, np.zeros(0, dtype=np.int32)
     # In the order of their tokens, inputs with a common beginning are neighbours.
-    order = sorted(range(len(inputs)), key=lambda i: inputs[i].astype(">i4").tobytes())
-    for member in order:
-        token_ids = inputs[member]
-        tree = trees[-1] if trees and share else TokenTree()
-        shared = tree.shared_prefix(token_ids)
-        worth = len(shared) >= max(_MIN_SHARED_TOKENS, _MIN_SHARED_FRACTION * len(token_ids))
-        if not worth or len(tree) + len(token_ids) - len(shared) > max_tokens:
-            tree, shared = TokenTree(), shared[:0]
-        if not len(tree):
-            trees.append(tree)
-        tree.add(member, token_ids, shared)
-    return trees
+    for member in in_token_order(inputs):
+        shared = common_length(before, inputs[member]) if share else 0
+        size += len(inputs[member]) - shared
+        if shared < max(MIN_SHARED_TOKENS, _MIN_SHARED_FRACTION * len(inputs[member])) or size > max_tokens:
+            rows.append([])
+            size, shared = len(inputs[member]), 0
+        rows[-1].append((member, shared))
+        before = inputs[member]
+    return [
+        lay_out([inputs[member] for member, _ in row], [shared for _, shared in row], [member for member, _ in row])
+        for row in rows
+    ]
 
 
 @torch.no_grad()
 def trees_are_exact(model: CausalModel) -> bool:
-    """Whether this model computes a tree as it computes its sequences; asked once, of a small tree.
+    """Whether this model computes a row with a mask as it computes its sequences; asked once, of a small tree.
 
     Not so where a layer does not see all tokens before it, or where positions or masks are the model's own affair.
     """
     if not model.sees_all:
         return False
-    history, turns = np.arange(1, 13, dtype=np.int32), np.arange(13, 21, dtype=np.int32)
-    whole = np.concatenate([history, turns[4:]]) % model.head_weight.shape[0]
-    tree = TokenTree()
-    tree.add(0, np.concatenate([history, turns[:4]]) % model.head_weight.shape[0], np.zeros(0, dtype=np.int64))
-    tree.add(1, whole, np.arange(len(history)))
-    expected = model.hidden(torch.from_numpy(whole.astype(np.int64))[None].to(model.device))[0].float()
+    ids = np.arange(1, MIN_SHARED_TOKENS + 9) % model.head_weight.shape[0]
+    history, one, whole = ids[:-8], ids[:-4], np.concatenate([ids[:-8], ids[-4:]])
+    (tree,) = plan_trees([one.astype(np.int32), whole.astype(np.int32)], 2 * len(history), share=True)
+    expected = model.hidden(torch.from_numpy(whole)[None].to(model.device))[0].float()
+    path = tree.paths[tree.members.index(1)]
     try:
-        found = _tree_hidden(model, [tree])[0, torch.from_numpy(tree.paths[1]).to(model.device)].float()
+        found = _tree_hidden(model, [tree])[0, torch.from_numpy(path).to(model.device)].float()
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
         # Models fail in their own ways on a mask per token pair; whatever it is, they are scored row by row.
         return False
@@ -194,7 +153,7 @@ def _passes(
                 states = forest.hidden(model)
             yield states, dict(zip(forest.members, forest.paths, strict=True))
         return
-    trees = [tree for tree in plan_trees(inputs, options.max_tokens, share=options.share) if len(tree)]
+    trees = plan_trees(inputs, options.max_tokens, share=options.share)
     for group in plan_rows([len(tree) for tree in trees], options.max_tokens):
         rows = [trees[index] for index in group]
         hidden = _tree_hidden(model, rows)
@@ -223,7 +182,7 @@ def _input_of(request: ScoreRequest, max_context_tokens: int) -> NDArray[np.int3
     return request.token_ids[: places[-1]]
 
 
-def _tree_hidden(model: CausalModel, rows: Sequence[TokenTree]) -> Tensor:
+def _tree_hidden(model: CausalModel, rows: Sequence[TokenForest]) -> Tensor:
     """Hidden states `[row, place, hidden]` of some trees."""
     size = max(len(tree) for tree in rows)
     token_ids = np.zeros((len(rows), size), dtype=np.int64)

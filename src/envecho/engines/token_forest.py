@@ -20,7 +20,7 @@ from torch import Tensor
 from envecho.engines.attention import Segment, laid_out
 from envecho.engines.model import CausalModel
 
-_MIN_SHARED_TOKENS = 16
+MIN_SHARED_TOKENS = 16
 """A shorter common beginning (the first words of every chat template) is computed for each."""
 
 
@@ -40,6 +40,21 @@ class TokenForest:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def branches(self) -> bool:
+        """Whether some place does not see all places before it, so that plain causal attention would be wrong."""
+        return any(segment.before != (((0, segment.start),) if segment.start else ()) for segment in self.segments)
+
+    def attention(self, size: int) -> NDArray[np.bool_]:
+        """Mask `[size, size]`: the place of the row sees the place of the column. Padding sees itself alone."""
+        mask = np.eye(size, dtype=np.bool_)
+        for segment in self.segments:
+            own = slice(segment.start, segment.stop)
+            mask[own, own] = np.tri(segment.stop - segment.start, dtype=np.bool_)
+            for start, stop in segment.before:
+                mask[own, start:stop] = True
+        return mask
+
     def hidden(self, model: CausalModel) -> Tensor:
         """Return the hidden states `[place, hidden]`; what calls backward does so while the segments are `laid_out`."""
         ids, depths = (torch.from_numpy(values)[None].to(model.device) for values in (self.token_ids, self.depths))
@@ -52,16 +67,16 @@ def plan_forests(sequences: Sequence[NDArray[np.integer]], max_tokens: int, *, s
     As few rows as that allows in the order of the tokens, and among those the flattest: equal rows have the lowest peak
     of memory. Without `share` every sequence is computed whole. Empty sequences have no row.
     """
-    order = sorted((i for i in range(len(sequences)) if len(sequences[i])), key=lambda i: _key(sequences[i]))
+    order = in_token_order(sequences)
     ordered = [sequences[i] for i in order]
     shared = [0] * len(order)
     if share:
-        common = (_common(one, other) for one, other in itertools.pairwise(ordered))
-        shared[1:] = [num if num >= _MIN_SHARED_TOKENS else 0 for num in common]
+        common = (common_length(one, other) for one, other in itertools.pairwise(ordered))
+        shared[1:] = [num if num >= MIN_SHARED_TOKENS else 0 for num in common]
     lengths = [len(sequence) for sequence in ordered]
     size = flattest(lambda tokens: len(_cut(lengths, shared, tokens)), max_tokens)
     return [
-        _lay_out(ordered[start:stop], [0, *shared[start + 1 : stop]], order[start:stop])
+        lay_out(ordered[start:stop], [0, *shared[start + 1 : stop]], order[start:stop])
         for start, stop in _cut(lengths, shared, size)
     ]
 
@@ -78,12 +93,14 @@ def flattest(num_groups: Callable[[int], int], max_tokens: int) -> int:
     return high
 
 
-def _key(sequence: NDArray[np.integer]) -> bytes:
-    return sequence.astype(">i4").tobytes()
+def in_token_order(sequences: Sequence[NDArray[np.integer]]) -> list[int]:
+    """Return the numbers of the sequences that are not empty, so that a common beginning makes neighbours."""
+    keys = [sequence.astype(">i4").tobytes() for sequence in sequences]
+    return sorted((i for i in range(len(sequences)) if keys[i]), key=keys.__getitem__)
 
 
-def _common(one: NDArray[np.integer], other: NDArray[np.integer]) -> int:
-    """How many tokens two sequences begin with alike."""
+def common_length(one: NDArray[np.integer], other: NDArray[np.integer]) -> int:
+    """Return how many tokens both begin with."""
     n = min(len(one), len(other))
     differs = np.flatnonzero(one[:n] != other[:n])
     return int(differs[0]) if len(differs) else n
@@ -103,7 +120,8 @@ def _cut(lengths: Sequence[int], shared: Sequence[int], max_tokens: int) -> list
     return ranges
 
 
-def _lay_out(sequences: Sequence[NDArray[np.integer]], shared: Sequence[int], members: Sequence[int]) -> TokenForest:
+def lay_out(sequences: Sequence[NDArray[np.integer]], shared: Sequence[int], members: Sequence[int]) -> TokenForest:
+    """Put sequences into one row; `shared` are the tokens that each begins with like the one before it."""
     ids: list[NDArray[np.integer]] = []
     depths: list[NDArray[np.int64]] = []
     paths: list[NDArray[np.int64]] = []
@@ -145,7 +163,7 @@ def forests_are_exact(model: CausalModel) -> bool:
     if not model.lays_flat:
         return False
     ids = np.arange(1, 60) % model.head_weight.shape[0]
-    history = ids[:_MIN_SHARED_TOKENS]
+    history = ids[:MIN_SHARED_TOKENS]
     sequences = [np.concatenate([history, ids[20:25]]), np.concatenate([history, ids[30:37]]), ids[40:51]]
     (forest,) = plan_forests(sequences, 1000)
     tolerance = 5e-2 if model.head_weight.dtype == torch.bfloat16 else 1e-3
